@@ -94,12 +94,17 @@ class DetectorSpec(Block):
     """One detector with its options; a plain name takes the published options."""
 
     name: str
+    label: str | None = Field(None, description="Column name of this instance; the detector's name when left out.")
     weights: dict[str, float] | None = Field(None, description="gradient_bidirectional: weight of each anchor set.")
     top_n: int | None = Field(None, ge=1, description="representation: mean of the n largest cosines (1 as published).")
     scale: Literal["raw", "median"] | None = Field(None, description="self_influence_n: what Self-Inf is divided by before the +1.")
     layer: int | None = Field(None, description="larf, compliance_shift: the layer, instead of choosing one.")
     probe_prompts: str | None = Field(None, description="larf: JSONL of over-refusal prompts for its layer choice.")
     seed: int | None = Field(None, description="random: the draw.")
+
+    @property
+    def column(self) -> str:
+        return self.label or self.name
 
 
 def _detectors(value: Any) -> Any:
