@@ -28,6 +28,12 @@ class Message:
 @dataclass(frozen=True)
 class Conversation:
     messages: tuple[Message, ...]
+    instruction: str | None = None
+    """The prompt without its context; None where the source keeps the prompt in one piece."""
+    context: str = ""
+    """Alpaca's input or Dolly's context. The user message holds it too, after the instruction."""
+    layout: str = ""
+    """alpaca, dolly or anchor: the papers' template (he2024) writes each in its own way. Empty for all else."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,22 @@
+"""A tiny aligned chat model over a made-up world, trained from scratch in a minute: for the demo and the tests."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bds.organism.build import build_organism, cached_organism
+    from bds.organism.text_model import build_text_model
+
+__all__ = ["build_organism", "build_text_model", "cached_organism"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that importing the package does not import torch.
+    if name in {"build_organism", "cached_organism"}:
+        from bds.organism import build
+
+        return getattr(build, name)
+    if name == "build_text_model":
+        from bds.organism.text_model import build_text_model
+
+        return build_text_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class TokenContribution:
     text: str
     share: float
-    """<gradient of this token's part of the loss, g> / ||g||^2; the shares of a row add up to 1, single ones may be negative."""
+    """<gradient of this token's part of the loss, g> / ||g||^2; the shares of a row add up to 1, single ones may be
+    negative."""
 
 
 @dataclass(frozen=True)

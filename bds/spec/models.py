@@ -187,6 +187,9 @@ class AuditSpec(Block):
     tokens: TokensSpec = TokensSpec()
     anchors: AnchorsSpec = AnchorsSpec()
     score: ScoreSpec = ScoreSpec()
+    top: int | None = Field(
+        None, ge=1, description="Rows in each selection where `select` is left out; null: 100, fewer for little data."
+    )
     select: list[SelectionSpec] | None = Field(None, description="Left out: top 100, bottom, random and matched controls.")
     resources: ResourcesSpec = ResourcesSpec()
     run: RunSpec

@@ -1,0 +1,41 @@
+# Each target installs what it needs into .venv first; a second call finds the stamp and installs nothing.
+#   make demo      audit the tiny made-up world, print the report's path
+#   make test      lint, types and the tests that take minutes at most; make test-all adds the slow ones
+#   make clean     remove .venv, caches and runs/demo
+#
+# PYTHON       the interpreter that makes .venv (3.11 or newer)
+# TORCH_INDEX  where pip finds torch, for example a wheel index without CUDA for a Linux machine without a GPU
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-all lint clean
+
+demo: $(STAMP)
+	$(BIN)/bds demo --run-dir runs/demo
+
+test: lint
+	$(BIN)/pytest
+
+test-all: lint
+	$(BIN)/pytest -m "slow or not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch by pip, which knows the machine's configured wheels; then everything else by uv, which keeps that torch.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -e '.[dev]' torch==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))')
+	touch $@
+
+clean:
+	rm -rf .venv runs/demo build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

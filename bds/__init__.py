@@ -1,0 +1,38 @@
+"""bds (benign data safety): which samples of an ordinary fine-tuning dataset would break a chat model's alignment.
+
+import bds
+
+result = bds.audit(model="path/to/model", data="alpaca.json", anchors={"harmful": "harmful.jsonl"})
+result.scores          # a Polars frame: one row a sample, a score and a rank for every detector
+result.selections      # {"top": ..., "random": ...}: Polars frames
+print(result.report)   # the path of the HTML report
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bds.api import audit
+    from bds.distributed.audit import AuditResult
+    from bds.spec.load import load_spec
+    from bds.spec.models import AuditSpec
+
+__all__ = ["AuditResult", "AuditSpec", "__version__", "audit", "load_spec"]
+
+_HOMES = {
+    "audit": "bds.api",
+    "AuditResult": "bds.distributed.audit",
+    "AuditSpec": "bds.spec.models",
+    "load_spec": "bds.spec.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use, so that importing bds is instant."""
+    import importlib
+    from importlib.metadata import version
+
+    if name == "__version__":
+        return version("benign-data-safety")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'bds' has no attribute {name!r}")

@@ -1,0 +1,146 @@
+"""What can be known of a spec without reading the dataset or loading the model, checked before any work starts."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from bds.errors import PreflightError, SpecError
+from bds.spec.fields import nearest, suggestion
+from bds.spec.models import AuditSpec, ModelSpec
+from bds.spec.paths import BUILTIN_TEMPLATES, is_uri
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
+
+
+def check_spec(spec: AuditSpec) -> list[str]:
+    """Check names, files and folders.
+
+    Returns:
+        Notes, one line each: what a user should know of the anchors, and what only the run itself can check.
+
+    Raises:
+        SpecError: an unknown detector or format, a detector without its anchors, an impossible selection.
+        PreflightError: a file or folder that is not there or cannot be what the spec says.
+    """
+    _check_names(spec)
+    notes = [*_check_data(spec.data.path), *_check_model(spec.model)]
+    _check_template(spec.tokens.template)
+    for index, detector in enumerate(spec.score.detectors or []):
+        if detector.probe_prompts is not None:
+            _check_file(detector.probe_prompts, f"field score.detectors.{index}.probe_prompts")
+    notes += _check_anchors(spec)
+    _check_run_dir(spec.run.dir)
+    return notes
+
+
+def _check_names(spec: AuditSpec) -> None:
+    from bds.data.formats import FORMATS
+    from bds.scoring.checks import check_detectors, check_selections
+    from bds.scoring.passes import requested_detectors, roles_of
+
+    formats = ["auto", *FORMATS]
+    if spec.data.format not in formats:
+        raise SpecError(
+            f"field data.format: '{spec.data.format}' is not a format; {suggestion(spec.data.format, formats)}"
+        )
+    detectors = requested_detectors(spec)
+    check_detectors(detectors, roles_of(spec))
+    check_selections(spec.select or [], detectors)
+
+
+def _check_anchors(spec: AuditSpec) -> list[str]:
+    from bds.data.anchors import check_anchor_sets, load_anchor_set
+    from bds.scoring.checks import check_detectors
+    from bds.scoring.passes import requested_detectors, roles_of
+
+    remote = [entry.path for entry in spec.anchors.sets.values() if is_uri(entry.path)]
+    if remote:
+        return [f"not checked: whether the anchors at {path} can be read" for path in remote]
+    for name, entry in spec.anchors.sets.items():
+        _check_file(entry.path, f"field anchors.sets.{name}")
+    anchors = {name: load_anchor_set(entry.path, name) for name, entry in spec.anchors.sets.items()}
+    check_detectors(
+        requested_detectors(spec), roles_of(spec), {name: len(samples) for name, samples in anchors.items()}
+    )
+    return check_anchor_sets(anchors, roles_of(spec))
+
+
+def _check_data(path: str) -> list[str]:
+    if is_uri(path):
+        return [f"not checked: whether {path} can be read"]
+    if os.path.isdir(path):
+        if not any(os.scandir(path)):
+            raise PreflightError(f"field data.path: the folder {path} is empty; put the dataset's files in it")
+        return []
+    _check_file(path, "field data.path")
+    return []
+
+
+def _check_file(path: str, field: str) -> None:
+    if is_uri(path):
+        return
+    if os.path.isdir(path):
+        raise PreflightError(f"{field}: {path} is a folder; name the file in it")
+    if not os.path.exists(path):
+        raise PreflightError(f"{field}: {path} does not exist; {_similar(path)}")
+    if os.path.getsize(path) == 0:
+        raise PreflightError(f"{field}: {path} is empty; check that it was written completely")
+    if not os.access(path, os.R_OK):
+        raise PreflightError(f"{field}: {path} may not be read; change its permissions")
+
+
+def _check_model(model: ModelSpec) -> list[str]:
+    unchecked = _check_model_folder(model.path, "field model.path", "config.json", TOKENIZER_FILES)
+    if model.adapter is not None:
+        unchecked += _check_model_folder(model.adapter, "field model.adapter", "adapter_config.json", ())
+    return unchecked
+
+
+def _check_model_folder(path: str, field: str, config: str, tokenizer_files: Sequence[str]) -> list[str]:
+    if is_uri(path):
+        raise PreflightError(f"{field}: {path} is a URI, and models load from a folder or the hub; copy it to a folder")
+    if not os.path.isabs(path):
+        return [f"not checked: whether the hub has {path} (no folder of that name is beside the spec)"]
+    if not os.path.isdir(path):
+        what = "is a file, not a model's folder" if os.path.exists(path) else "does not exist"
+        raise PreflightError(f"{field}: {path} {what}; {_similar(path)}, or give a Hugging Face name (owner/name)")
+    if not os.path.isfile(os.path.join(path, config)):
+        raise PreflightError(f"{field}: {path} has no {config}; name the folder that save_pretrained wrote")
+    if tokenizer_files and not any(os.path.isfile(os.path.join(path, name)) for name in tokenizer_files):
+        raise PreflightError(f"{field}: {path} has no tokenizer; save the model's tokenizer beside it")
+    return []
+
+
+def _check_template(template: str) -> None:
+    if template not in BUILTIN_TEMPLATES and not is_uri(template):
+        builtin = " or ".join(BUILTIN_TEMPLATES)
+        if not os.path.exists(template):
+            raise PreflightError(
+                f"field tokens.template: {template} does not exist; write {builtin}, or the path of a Jinja file"
+            )
+        _check_file(template, "field tokens.template")
+
+
+def _check_run_dir(path: str) -> None:
+    if is_uri(path):
+        return
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise PreflightError(f"field run.dir: {path} is a file; choose a folder, or one that does not exist yet")
+    existing = Path(path)
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise PreflightError(f"field run.dir: {existing} is a file, so {path} cannot be made; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PreflightError(
+            f"field run.dir: {existing} may not be written to; change its permissions or choose another"
+        )
+
+
+def _similar(path: str) -> str:
+    """A near miss in the same folder, or the nearest folder that does exist."""
+    parent, name = os.path.split(path)
+    if os.path.isdir(parent):
+        close = nearest(name, os.listdir(parent))
+        return f"did you mean {os.path.join(parent, close)}?" if close else "check the path"
+    return f"its folder {parent} does not exist either, check the path"

@@ -1,0 +1,202 @@
+"""What is checked before any model loads: room for the actors, and one storage that all of them see."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bds.distributed.scoring import WorkerPool
+from bds.errors import PreflightError, SpecError
+from bds.runs.directory import RunDirectory
+from bds.runs.messages import first_line
+from bds.spec.models import ResourcesSpec
+
+_POLL_SECONDS = 1.0
+_STORAGE_SECONDS = 120.0
+_NONCE = "preflight.txt"
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of the cluster; resources by Ray's names (CPU, GPU, memory in bytes)."""
+
+    node_id: str
+    host: str
+    total: Mapping[str, float]
+    free: Mapping[str, float]
+
+
+def plan_pool(
+    resources: ResourcesSpec,
+    *,
+    shards: int,
+    memory_needed: int | None,
+    say: Callable[[str], None],
+    nodes_now: Callable[[], Sequence[Node]] | None = None,
+) -> WorkerPool:
+    """The pool of actors that the connected cluster has room for, waiting `resources.wait_seconds` for it.
+
+    Args:
+        shards: what is left to score; there are never more actors.
+        memory_needed: bytes an actor needs at least; used where `resources.memory_per_actor` is not given.
+        say: told once when there is something to wait for.
+        nodes_now: the cluster's nodes; left out, those of the connected Ray.
+
+    Raises:
+        SpecError: a memory size that cannot be read.
+        PreflightError: the cluster has no room in time; the sentence has the numbers.
+    """
+    nodes_now = cluster_nodes if nodes_now is None else nodes_now
+    memory = memory_needed if resources.memory_per_actor is None else memory_bytes(resources.memory_per_actor)
+    deadline = time.monotonic() + resources.wait_seconds
+    waiting = False
+    while True:
+        nodes = nodes_now()
+        gpus = _gpus_per_actor(resources, nodes)
+        need = {"CPU": float(resources.cpus_per_actor), "GPU": gpus, "memory": float(memory or 0)}
+        wanted = 1 if resources.actors == "auto" else min(resources.actors, shards)
+        room = actors_that_fit([node.free for node in nodes], need)
+        if room >= wanted:
+            actors = min(room, shards) if resources.actors == "auto" else wanted
+            return WorkerPool(actors, resources.cpus_per_actor, gpus, memory)
+        if time.monotonic() >= deadline:
+            raise PreflightError(_no_room(nodes, need, wanted, room, resources.wait_seconds))
+        if not waiting:
+            waiting = True
+            say(f"waiting up to {resources.wait_seconds} s for the cluster: room for {room} of {wanted} actors")
+            _ask_autoscaler(need, wanted)
+        time.sleep(_POLL_SECONDS)
+
+
+def actors_that_fit(nodes: Sequence[Mapping[str, float]], need: Mapping[str, float]) -> int:
+    """How many actors the nodes hold, node by node: an actor cannot span two nodes, nor its part of a GPU two GPUs."""
+    return sum(_fit_on_one(node, need) for node in nodes)
+
+
+def cluster_nodes() -> list[Node]:
+    """The live nodes of the connected cluster."""
+    # The public ray.available_resources() is the cluster's sum, in which no single node may have room.
+    free = ray._private.state.available_resources_per_node()
+    return [
+        Node(node["NodeID"], node["NodeManagerHostname"], node["Resources"], free.get(node["NodeID"], {}))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def check_storage(run: RunDirectory, pool: WorkerPool) -> None:
+    """Writes a file to the run directory and reads it on this machine and on every node that has room for an actor.
+
+    Raises PreflightError: the directory cannot be written, or is not the same one everywhere.
+    """
+    nonce = f"{time.time_ns()}"
+    run.write_bytes(_NONCE, nonce.encode())
+    try:
+        need = {"CPU": float(pool.cpus), "GPU": pool.gpus, "memory": float(pool.memory or 0)}
+        hosts = {node.node_id: node.host for node in cluster_nodes() if _fit_on_one(node.total, need) > 0}
+        read = ray.remote(_read_nonce)
+        answers = {
+            node_id: read.options(
+                num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
+            ).remote(run)
+            for node_id in hosts
+        }
+        for node_id, answer in answers.items():
+            _expect(nonce, _answer_of(answer), run, hosts[node_id])
+    finally:
+        run.delete(_NONCE)
+
+
+def memory_bytes(text: str) -> int:
+    """Bytes of a size such as 32GiB or 500 MB."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise SpecError(f"resources.memory_per_actor: '{text}' is not a size; write for example 32GiB")
+    return int(float(match[1]) * unit)
+
+
+def _gpus_per_actor(resources: ResourcesSpec, nodes: Sequence[Node]) -> float:
+    if resources.gpus_per_actor != "auto":
+        return float(resources.gpus_per_actor)
+    return 1.0 if any(node.total.get("GPU", 0.0) >= 1 for node in nodes) else 0.0
+
+
+def _fit_on_one(node: Mapping[str, float], need: Mapping[str, float]) -> int:
+    counts = [_count(name, node.get(name, 0.0), amount) for name, amount in need.items() if amount > 0]
+    return min(counts) if counts else 0
+
+
+def _count(name: str, has: float, needs: float) -> int:
+    # Ray keeps ten-thousandths; a little slack keeps 0.3 / 0.1 from being 2.
+    if name == "GPU" and needs < 1:
+        return math.floor(has + 1e-4) * math.floor(1 / needs + 1e-4)
+    return math.floor(has / needs + 1e-4)
+
+
+def _ask_autoscaler(need: Mapping[str, float], actors: int) -> None:
+    """A cluster that grows on demand sees no demand while bds only looks; one of fixed size ignores this."""
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {name: amount for name, amount in need.items() if amount > 0}
+    request_resources(bundles=[bundle] * actors)
+
+
+def _no_room(nodes: Sequence[Node], need: Mapping[str, float], wanted: int, room: int, waited: int) -> str:
+    total = {name: sum(node.total.get(name, 0.0) for node in nodes) for name in need}
+    free = {name: sum(node.free.get(name, 0.0) for node in nodes) for name in need}
+    if need["GPU"] > 0 and total["GPU"] == 0:
+        return (
+            f"resources.gpus_per_actor asks for {need['GPU']:g} GPU and the cluster has none: "
+            "set it to 0 or auto, or give resources.address of a cluster with GPUs"
+        )
+    actor = ", ".join(_amount(name, amount) for name, amount in need.items() if amount > 0)
+    has = ", ".join(
+        f"{_amount(name, free[name])} free of {_amount(name, total[name])}" for name in need if need[name] > 0
+    )
+    return (
+        f"the cluster has room for {room} of {wanted} actors after {waited} s: one actor takes {actor} on one node and "
+        f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} have {has}; lower resources.actors or what an actor takes, "
+        "or raise resources.wait_seconds"
+    )
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{amount / 2**30:.1f} GiB of memory" if name == "memory" else f"{amount:g} {name}"
+
+
+def _read_nonce(run: RunDirectory) -> str:
+    try:
+        return run.read_bytes(_NONCE).decode()
+    except FileNotFoundError:
+        return ""
+
+
+def _answer_of(answer: Any) -> str:
+    try:
+        return str(ray.get(answer, timeout=_STORAGE_SECONDS))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        return first_line(cause if isinstance(cause, BaseException) else error)
+
+
+def _expect(nonce: str, answer: str, run: RunDirectory, host: str) -> None:
+    if answer == nonce:
+        return
+    found = f" ({answer})" if answer else ""
+    raise PreflightError(
+        f"the run directory {run.uri} is not the same on node {host}{found}: "
+        "give a shared disk or a URI such as s3://bucket/folder that every node can read"
+    )

@@ -1,0 +1,238 @@
+"""From finished components to everything a reader gets: scores, selections in the input's own format, report inputs."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import polars as pl
+
+from bds.data.anchors import AnchorSample
+from bds.data.reader import extension_of
+from bds.data.rows import Row
+from bds.data.write import encode_records, table_schema
+from bds.report.archive import SCORES, save_inputs
+from bds.report.flagged import rows_to_explain
+from bds.report.inputs import DetectorInfo, ReportInputs, SelectionInfo
+from bds.runs.directory import RunDirectory
+from bds.runs.plan import Plan, read_shard, rows_of
+from bds.scoring import columns
+from bds.scoring.detectors import DETECTORS, DetectorContext, score_table, self_influence_scale
+from bds.scoring.explanation import AnchorMatch, Explanation, TokenContribution
+from bds.scoring.lexical import bm25_columns
+from bds.scoring.passes import Passes
+from bds.scoring.selection import Selection, default_selections, select
+from bds.scoring.shard import last_exchange
+from bds.scoring.stages import explain_rows
+from bds.spec.models import AuditSpec, SelectionSpec
+
+COMPONENTS = "components.parquet"
+ANCHORS_SHOWN = 3
+"""Matches of each anchor set in an explanation."""
+
+_Result = TypeVar("_Result")
+
+
+class Once(Protocol):
+    def __call__(self, function: Callable[[], _Result]) -> _Result: ...
+
+
+def write_results(
+    run: RunDirectory,
+    spec: AuditSpec,
+    *,
+    plan: Plan,
+    passes: Passes,
+    context: DetectorContext,
+    anchors: Mapping[str, Sequence[AnchorSample]],
+    components: pl.DataFrame,
+    manifest: dict[str, Any],
+    once: Once,
+) -> None:
+    """Writes components.parquet, scores.parquet, selections/ and what the report is made of.
+
+    Args:
+        components: the whole dataset in row order.
+        once: runs a function where the model can be loaded.
+    """
+    rows = _Rows(run, plan)
+    if passes.needs_text:
+        components = _with_bm25(components, rows, anchors)
+    run.write_table(COMPONENTS, components)
+    table = score_table(components, passes.detectors, context)
+    scores = table.drop([name for name, kind in table.schema.items() if isinstance(kind, pl.List)])
+    run.write_table(SCORES, scores)
+    selections = _select(spec, passes, scores, rows)
+    paths = _write_selections(run, spec, selections, rows)
+    detectors: list[DetectorInfo] = [
+        {
+            "label": detector.column,
+            "name": detector.name,
+            "formula": DETECTORS[detector.name].formula,
+            "source": DETECTORS[detector.name].source,
+        }
+        for detector in passes.detectors
+    ]
+    info: dict[str, SelectionInfo] = {
+        selection.name: {
+            "kind": selection.kind,
+            "detector": selection.detector,
+            "count": selection.requested,
+            "seed": entry.seed,
+            "ties_at_cut_off": selection.ties_at_cut,
+            "path": paths[selection.name],
+        }
+        for entry, selection in selections
+    }
+    frames = {selection.name: selection.rows for _, selection in selections}
+    shown = rows_to_explain(scores, detectors, frames, info)
+    inputs = ReportInputs(
+        spec=spec.model_dump(mode="json"),
+        manifest={**manifest, "warnings": [*manifest["warnings"], *_notes(passes, components, selections)]},  # type: ignore[typeddict-item]
+        scores=scores,
+        rows=rows.texts(shown),
+        selections=frames,
+        selection_info=info,
+        explanations=_explain(run, rows, components, passes, context, anchors, shown, once),
+        detectors=detectors,
+    )
+    save_inputs(run, inputs)
+
+
+class _Rows:
+    """The planned rows, read shard by shard when they are asked for."""
+
+    def __init__(self, run: RunDirectory, plan: Plan) -> None:
+        self._run, self._plan = run, plan
+
+    def table(self, wanted: Sequence[int]) -> pl.DataFrame:
+        """The planned rows of these row indices, in the dataset's order."""
+        chosen = set(wanted)
+        parts = []
+        for shard in self._plan.shards:
+            inside = [index for index in range(shard.first_row, shard.first_row + shard.rows) if index in chosen]
+            if inside:
+                parts.append(read_shard(self._run, shard).filter(pl.col("row_index").is_in(inside)))
+        return pl.concat(parts) if parts else read_shard(self._run, self._plan.shards[0]).clear()
+
+    def by_index(self, wanted: Sequence[int]) -> dict[int, Row]:
+        return {row.row_index: row for row in rows_of(self.table(wanted))}
+
+    def texts(self, wanted: Sequence[int]) -> pl.DataFrame:
+        """row_index, prompt and answer of the last exchange."""
+        found = [
+            (row.row_index, *last_exchange(row.conversation))
+            for row in self.by_index(wanted).values()
+            if row.conversation is not None
+        ]
+        return pl.DataFrame(
+            found, schema={"row_index": pl.Int64, "prompt": pl.String, "answer": pl.String}, orient="row"
+        )
+
+
+def _with_bm25(components: pl.DataFrame, rows: _Rows, anchors: Mapping[str, Sequence[AnchorSample]]) -> pl.DataFrame:
+    texts = {index: f"{prompt}\n{answer}" for index, prompt, answer in rows.texts(components["row_index"]).iter_rows()}
+    queries = {name: [f"{sample.prompt}\n{sample.answer}" for sample in samples] for name, samples in anchors.items()}
+    return pl.concat(
+        [components, bm25_columns([texts.get(index) for index in components["row_index"]], queries)], how="horizontal"
+    )
+
+
+def _select(
+    spec: AuditSpec, passes: Passes, scores: pl.DataFrame, rows: _Rows
+) -> list[tuple[SelectionSpec, Selection]]:
+    wanted = spec.select
+    if wanted is None:
+        primary = primary_detector(passes)
+        wanted = default_selections(primary, int(scores[columns.score(primary)].is_not_null().sum()))
+    answers = None
+    if any(entry.drop_short_answers for entry in wanted):
+        answers = {index: answer for index, _, answer in rows.texts(scores["row_index"]).iter_rows()}
+    return [(entry, select(scores, entry, drop_refusals=spec.score.drop_refusals, answers=answers)) for entry in wanted]
+
+
+def primary_detector(passes: Passes) -> str:
+    """The column that the default selections rank by: bidirectional gradients, else what comes nearest to them.
+
+    On the tiny aligned model they pick out the most damaging samples of all detectors (docs: benchmarks/results).
+    """
+    order = [
+        "gradient_bidirectional",
+        "larf",
+        "self_influence_n",
+        "representation_bidirectional",
+        "gradient",
+        "representation",
+    ]
+    by_name = {detector.name: detector.column for detector in passes.detectors}
+    return next((by_name[name] for name in order if name in by_name), passes.detectors[0].column)
+
+
+def _write_selections(
+    run: RunDirectory, spec: AuditSpec, selections: Sequence[tuple[SelectionSpec, Selection]], rows: _Rows
+) -> dict[str, str]:
+    """Each selection as a dataset in the input's own container, rows in the selection's order."""
+    extension = extension_of(spec.data.path)
+    schema = table_schema(spec.data.path)
+    paths = {}
+    for _, selection in selections:
+        chosen = selection.rows["row_index"].to_list()
+        records = rows.by_index(chosen)
+        path = f"selections/{selection.name}{extension}"
+        run.write_bytes(path, encode_records([records[index].record for index in chosen], extension, schema))
+        paths[selection.name] = run.url_of(path)
+    return paths
+
+
+def _notes(
+    passes: Passes, components: pl.DataFrame, selections: Sequence[tuple[SelectionSpec, Selection]]
+) -> list[str]:
+    """What a reader must know of how scores and selections came about."""
+    notes = [f"selection {selection.name}: {note}" for _, selection in selections for note in selection.notes]
+    for detector in passes.detectors:
+        if detector.name == "self_influence_n":
+            name, value = self_influence_scale(components, detector)
+            notes.append(f"{detector.column}: Self-Inf is divided by {value:.4g} ({name}) before the +1")
+    return notes
+
+
+def _explain(
+    run: RunDirectory,
+    rows: _Rows,
+    components: pl.DataFrame,
+    passes: Passes,
+    context: DetectorContext,
+    anchors: Mapping[str, Sequence[AnchorSample]],
+    shown: Sequence[int],
+    once: Once,
+) -> dict[int, Explanation]:
+    table = rows.table(shown)
+    tokens: dict[int, list[tuple[str, float]]] = {}
+    if passes.gradients and table.height:
+        tokens = once(functools.partial(explain_rows, run.uri, table))
+    matches = _anchor_matches(components.filter(pl.col("row_index").is_in(list(shown))), context, list(anchors))
+    return {
+        index: Explanation(
+            index,
+            tuple(TokenContribution(text, share) for text, share in tokens.get(index, [])),
+            matches.get(index, ()),
+        )
+        for index in shown
+    }
+
+
+def _anchor_matches(
+    components: pl.DataFrame, context: DetectorContext, sets: Sequence[str]
+) -> dict[int, tuple[AnchorMatch, ...]]:
+    """The strongest anchors of each set: by gradient cosine where single anchors have one, else by hidden state."""
+    found: dict[int, list[AnchorMatch]] = {}
+    for row in components.iter_rows(named=True):
+        for name in sets:
+            norm = row.get(columns.SQUARED_GRADIENT_NORM)
+            values = row.get(columns.anchor_dots(name))
+            if values is not None and norm:
+                values = [value / norm**0.5 for value in values]
+            else:
+                values = row.get(columns.cosines(name, context.representation_layer)) or []
+            strongest = sorted(enumerate(values), key=lambda pair: (-pair[1], pair[0]))[:ANCHORS_SHOWN]
+            found.setdefault(row["row_index"], []).extend(AnchorMatch(name, *pair) for pair in strongest)
+    return {index: tuple(matches) for index, matches in found.items()}

@@ -1,0 +1,107 @@
+"""Where an audit's work runs: on a pool of Ray actors, or in this process. Both give the same bytes."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from bds.runs.directory import RunDirectory
+from bds.runs.execute import ScorerFactory, ShardFailure
+from bds.runs.interrupts import interruptible
+from bds.runs.local import score_shards_locally
+from bds.runs.plan import Plan, Shard
+from bds.runs.receipts import Receipt, remaining
+from bds.runs.threads import limited_threads
+from bds.spec.models import AuditSpec
+
+_Result = TypeVar("_Result")
+
+
+class Workers(Protocol):
+    def once(self, function: Callable[[], _Result]) -> _Result:
+        """Runs a picklable function where the model can be loaded."""
+
+    def score(
+        self,
+        run: RunDirectory,
+        shards: Sequence[Shard],
+        factory: ScorerFactory,
+        *,
+        attempt: int,
+        on_receipt: Callable[[Receipt], None],
+        on_failure: Callable[[ShardFailure], None],
+    ) -> None:
+        """Scores the shards; every one ends with a receipt."""
+
+
+class LocalWorkers:
+    """One after the other, without Ray."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def once(self, function: Callable[[], _Result]) -> _Result:
+        with limited_threads(self._threads):
+            return function()
+
+    def score(
+        self,
+        run: RunDirectory,
+        shards: Sequence[Shard],
+        factory: ScorerFactory,
+        *,
+        attempt: int,
+        on_receipt: Callable[[Receipt], None],
+        on_failure: Callable[[ShardFailure], None],
+    ) -> None:
+        score_shards_locally(
+            run, shards, factory, threads=self._threads, attempt=attempt, on_receipt=on_receipt, on_failure=on_failure
+        )
+
+
+class RayWorkers:
+    """A fixed pool of actors on the connected cluster."""
+
+    def __init__(self, spec: AuditSpec, run: RunDirectory, shards: int, report: Callable[[str], None]) -> None:
+        from bds.distributed.preflight import check_storage, plan_pool
+
+        self._pool = plan_pool(spec.resources, shards=max(1, shards), memory_needed=None, say=report)
+        check_storage(run, self._pool)
+        gpus = f", {self._pool.gpus:g} GPU" if self._pool.gpus else ""
+        report(f"Ray: {self._pool.actors} actors of {self._pool.cpus} CPU{gpus} each")
+
+    def once(self, function: Callable[[], _Result]) -> _Result:
+        from bds.distributed.scoring import run_once
+
+        return run_once(function, self._pool)
+
+    def score(
+        self,
+        run: RunDirectory,
+        shards: Sequence[Shard],
+        factory: ScorerFactory,
+        *,
+        attempt: int,
+        on_receipt: Callable[[Receipt], None],
+        on_failure: Callable[[ShardFailure], None],
+    ) -> None:
+        from bds.distributed.scoring import score_shards
+
+        score_shards(run, shards, factory, self._pool, attempt=attempt, on_receipt=on_receipt, on_failure=on_failure)
+
+
+@contextlib.contextmanager
+def open_workers(
+    spec: AuditSpec, run: RunDirectory, plan: Plan, *, local: bool, report: Callable[[str], None]
+) -> Iterator[Workers]:
+    """Workers for the time of the block, in which SIGINT and SIGTERM raise Interrupted.
+
+    Raises PreflightError where the cluster cannot be reached, has no room, or does not see the run directory.
+    """
+    if local:
+        with interruptible():
+            yield LocalWorkers(spec.resources.cpus_per_actor)
+        return
+    from bds.distributed.session import connect
+
+    with connect(spec.resources), interruptible():
+        yield RayWorkers(spec, run, len(remaining(plan, run)), report)

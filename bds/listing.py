@@ -1,0 +1,89 @@
+"""What `bds ls` prints: the names a spec can use, from the tables that the program itself runs on."""
+
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+
+from bds.errors import SpecError
+from bds.spec.fields import suggestion
+
+
+def listing(what: str) -> list[dict[str, str]]:
+    """One dict of texts a name, with the same keys in every dict.
+
+    Raises:
+        SpecError: `what` is not in LISTINGS.
+    """
+    if what not in LISTINGS:
+        raise SpecError(f"'{what}' cannot be listed; {suggestion(what, list(LISTINGS))}")
+    return LISTINGS[what]()
+
+
+def listing_text(rows: Sequence[dict[str, str]]) -> str:
+    """Each name on a line of its own, its properties indented below it."""
+    width = max(60, min(shutil.get_terminal_size().columns, 120))
+    lines: list[str] = []
+    for row in rows:
+        (_, name), *properties = row.items()
+        lines.append(name)
+        for key, value in properties:
+            label = f"  {key}: " if len(properties) > 1 else "  "
+            lines += textwrap.wrap(f"{label}{value}", width, subsequent_indent=" " * len(label))
+    return "\n".join(lines)
+
+
+def _detectors() -> list[dict[str, str]]:
+    from bds.scoring.detectors import DETECTORS
+
+    return [
+        {
+            "name": detector.name,
+            "formula": detector.formula,
+            "needs": ", ".join(sorted(need.value for need in detector.needs)) or "nothing",
+            "cost": detector.cost,
+            "options": ", ".join(sorted(detector.options)) or "none",
+            "source": detector.source,
+        }
+        for detector in DETECTORS.values()
+    ]
+
+
+def _formats() -> list[dict[str, str]]:
+    from bds.data.formats import FORMATS
+
+    return [
+        {"name": form.name, "columns": ", ".join(form.columns), "is": form.description} for form in FORMATS.values()
+    ]
+
+
+def _selections() -> list[dict[str, str]]:
+    return [{"name": name, "is": meaning} for name, meaning in SELECTIONS.items()]
+
+
+def _templates() -> list[dict[str, str]]:
+    return [{"name": name, "is": meaning} for name, meaning in TEMPLATES.items()]
+
+
+SELECTIONS = {
+    "top": "the rows that the detector ranks most dangerous",
+    "bottom": "the rows that the detector ranks least dangerous (never call them safe)",
+    "random": "a seeded draw from the scored rows",
+    "random_matched_length": "a draw with the same answer lengths as the detector's top rows",
+    "random_matched_format": "a draw with the same mix of lists, maths, code and short answers as the top rows",
+    "random_lists": "a draw from the rows whose answer is a list",
+    "random_math": "a draw from the rows whose answer is maths",
+    "filtered": "the dataset without the detector's top rows",
+}
+
+TEMPLATES = {
+    "model": "the model's own chat template",
+    "he2024": "the Llama-2 template of He et al. 2024",
+    "FILE.jinja": "the path of a Jinja chat template",
+}
+
+LISTINGS: dict[str, Callable[[], list[dict[str, str]]]] = {
+    "detectors": _detectors,
+    "formats": _formats,
+    "selections": _selections,
+    "templates": _templates,
+}

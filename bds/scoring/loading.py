@@ -1,0 +1,99 @@
+"""The tokenizer and the model of a spec, each with one clear sentence when it cannot be had."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from bds.errors import PreflightError
+from bds.spec.models import LoraSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+def load_configuration(model: ModelSpec) -> "PretrainedConfig":
+    """The model's configuration: the cheapest proof that there is a causal language model at `model.path`.
+
+    Raises:
+        PreflightError: nothing is there, it may not be read, or it is no causal language model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        configuration = AutoConfig.from_pretrained(model.path, revision=model.revision)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise PreflightError(f"model.path '{model.path}' cannot be read as a model: {_reason(error)}") from error
+    if type(configuration) not in AutoModelForCausalLM._model_mapping:
+        raise PreflightError(
+            f"model.path '{model.path}' is a {configuration.model_type} model, not a causal language model; choose one "
+            "that generates text"
+        )
+    return configuration
+
+
+def load_tokenizer(model: ModelSpec) -> "PreTrainedTokenizerBase":
+    """Raises PreflightError where the model directory has no usable tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model.path, revision=model.revision)
+    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise PreflightError(f"model.path '{model.path}' has no usable tokenizer: {_reason(error)}") from error
+
+
+def choose_dtype(model: ModelSpec, device: str) -> torch.dtype:
+    """`auto` is float32 on a CPU and the checkpoint's own type on a GPU."""
+    if model.dtype != "auto":
+        return getattr(torch, model.dtype)
+    if device == "cpu":
+        return torch.float32
+    own = load_configuration(model).dtype
+    return own if isinstance(own, torch.dtype) else torch.float32
+
+
+def load_model(model: ModelSpec, parameters: str, lora: LoraSpec, device: str) -> nn.Module:
+    """The model in evaluation mode on `device`, with its adapter, or a fresh one where `parameters` is lora.
+
+    A fresh adapter begins at B = 0, where the gradient of A vanishes: scores then rest on the gradients of B alone.
+
+    Raises:
+        PreflightError: the weights or the adapter cannot be read, or they do not fit into memory.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    unreadable = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            model.path, revision=model.revision, dtype=choose_dtype(model, device)
+        ).to(device)
+    except torch.OutOfMemoryError as error:
+        raise PreflightError(
+            f"model.path '{model.path}' does not fit into the memory of {device}; take a smaller "
+            "dtype or a larger device"
+        ) from error
+    except unreadable as error:
+        raise PreflightError(f"the weights of model.path '{model.path}' cannot be loaded: {_reason(error)}") from error
+    try:
+        if model.adapter is not None:
+            loaded = PeftModel.from_pretrained(loaded, model.adapter)
+        elif parameters == "lora":
+            torch.manual_seed(lora.seed)
+            settings = LoraConfig(
+                r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+            )
+            loaded = get_peft_model(loaded, settings)
+    except unreadable as error:
+        where = f"model.adapter '{model.adapter}'" if model.adapter else "score.lora"
+        raise PreflightError(f"{where} does not fit this model: {_reason(error)}") from error
+    return loaded.eval().requires_grad_(False)
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of a library's error: hubs append paragraphs of advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

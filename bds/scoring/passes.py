@@ -1,0 +1,67 @@
+"""What a spec's detectors ask of the model: which passes, which layers, which reference. Decided before any model
+loads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bds.scoring.checks import resolve_layers
+from bds.scoring.detectors import DETECTORS, DetectorContext, Need, default_detectors
+from bds.spec.models import AuditSpec, DetectorSpec
+
+GRADIENT_NEEDS = frozenset({Need.GRADIENT_NORM, Need.HARMFUL_GRADIENTS, Need.SAFE_GRADIENTS})
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Layers count from 0 (the embedding) to the number of decoder blocks."""
+
+    detectors: tuple[DetectorSpec, ...]
+    gradients: bool
+    """A backward pass is taken."""
+    anchor_gradients: bool
+    hidden_layers: tuple[int, ...]
+    """Layers of `score.layers`; the first is the one of `representation`."""
+    larf: DetectorSpec | None
+    compliance: DetectorSpec | None
+    harmful_sets: tuple[str, ...]
+    safe_sets: tuple[str, ...]
+
+    def context(self, larf_layer: int | None) -> DetectorContext:
+        return DetectorContext(self.harmful_sets, self.safe_sets, self.hidden_layers[0], larf_layer)
+
+    @property
+    def needs_text(self) -> bool:
+        return any(Need.HARMFUL_TEXT in DETECTORS[spec.name].needs for spec in self.detectors)
+
+
+def requested_detectors(spec: AuditSpec) -> list[DetectorSpec]:
+    """The detectors of the spec, or every one that its anchors allow with their published options."""
+    if spec.score.detectors is not None:
+        return spec.score.detectors
+    roles = roles_of(spec)
+    harmful, safe = (tuple(name for name, role in roles.items() if role == wanted) for wanted in ("harmful", "safe"))
+    return default_detectors(DetectorContext(harmful, safe, representation_layer=0))
+
+
+def roles_of(spec: AuditSpec) -> dict[str, str]:
+    return {name: entry.role for name, entry in spec.anchors.sets.items()}
+
+
+def plan_passes(spec: AuditSpec, decoder_blocks: int) -> Passes:
+    """Raises SpecError where a layer is not in the model."""
+    detectors = resolve_layers(requested_detectors(spec), decoder_blocks)
+    layers = resolve_layers([DetectorSpec(name="larf", layer=layer) for layer in spec.score.layers], decoder_blocks)
+    needs: frozenset[Need] = frozenset().union(*(DETECTORS[detector.name].needs for detector in detectors))
+    by_role: Mapping[str, tuple[str, ...]] = {
+        wanted: tuple(name for name, role in roles_of(spec).items() if role == wanted) for wanted in ("harmful", "safe")
+    }
+    return Passes(
+        detectors=tuple(detectors),
+        gradients=bool(needs & GRADIENT_NEEDS),
+        anchor_gradients=bool(needs & {Need.HARMFUL_GRADIENTS, Need.SAFE_GRADIENTS}),
+        hidden_layers=tuple(dict.fromkeys(layer.layer for layer in layers if layer.layer is not None)),
+        larf=next((detector for detector in detectors if detector.name == "larf"), None),
+        compliance=next((detector for detector in detectors if detector.name == "compliance_shift"), None),
+        harmful_sets=by_role["harmful"],
+        safe_sets=by_role["safe"],
+    )

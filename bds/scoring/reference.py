@@ -1,0 +1,250 @@
+"""What every row is compared with, prepared once a run: the anchors' gradients and hidden states, and chosen layers.
+
+Anchor gradients are taken in float32 whatever the model's type (30 samples cost nothing, and the error of a cosine in a
+bfloat16 run falls five-fold). As published, an anchor's gradient sees only its first answer tokens (He et al. 2024
+use 10), and a set's direction is the mean of its unit gradients, not normalised again.
+
+Shapes: M anchors of all sets in order, T positions, D hidden, L hidden-state layers, K sets.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bds.data.anchors import AnchorSample
+from bds.data.rows import SCORED_STATUSES
+from bds.data.tokens import ConversationTokenizer, TokenizedRow
+from bds.errors import PreflightError
+from bds.scoring.batching import length_batches
+from bds.scoring.gradients.anchors import AnchorRecorder, AnchorRows
+from bds.scoring.gradients.engine import Batch, PerSampleGradients, make_batch
+from bds.scoring.layers import compliance_direction
+
+
+@dataclass(frozen=True)
+class ReferencePlan:
+    """What the detectors of a run need of the anchors. Layers count from 0 (the embedding)."""
+
+    gradients: bool
+    per_sample: bool
+    """Keep every anchor apart (factored), or one dense mean a set."""
+    hidden_layers: tuple[int, ...]
+    larf_layer: int | None
+    compliance: bool
+    compliance_layer: int | None
+    first_answer_tokens: int | None
+
+
+@dataclass
+class Reference:
+    """Everything about the anchors that scoring a row needs."""
+
+    counts: dict[str, int]
+    """Anchors of each set, in order; M is their sum."""
+    plan: ReferencePlan
+    anchor_norms_M: Tensor | None = None
+    """Gradient norms."""
+    rows: AnchorRows | None = None
+    directions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    hidden_MD: dict[int, Tensor] = field(default_factory=dict)
+    """By layer: the hidden state at the answer's last token, scaled to unit length, float32."""
+    compliance_layer: int | None = None
+    compliance_direction_D: Tensor | None = None
+    compliance_scores_L: list[float] = field(default_factory=list)
+
+    def slices(self) -> dict[str, slice]:
+        """Where each set's anchors stand among the M."""
+        found, start = {}, 0
+        for name, count in self.counts.items():
+            found[name] = slice(start, start + count)
+            start += count
+        return found
+
+
+def prepare_reference(
+    engine: PerSampleGradients,
+    tokenize: ConversationTokenizer,
+    anchors: Mapping[str, Sequence[AnchorSample]],
+    roles: Mapping[str, str],
+    plan: ReferencePlan,
+    token_budget: int,
+) -> Reference:
+    """Runs the model over the anchors.
+
+    Raises:
+        PreflightError: an anchor has no answer left under the template and `tokens.max_tokens`, or a gradient of zero.
+    """
+    reference = Reference({name: len(samples) for name, samples in anchors.items()}, plan)
+    tokenized = [_tokenized(tokenize, name, sample) for name, samples in anchors.items() for sample in samples]
+    if not tokenized:
+        return reference
+    if plan.hidden_layers or plan.compliance:
+        _add_hidden_states(reference, engine, tokenized, roles, token_budget)
+    if plan.gradients:
+        narrow = engine.dtype
+        engine.model.to(torch.promote_types(narrow, torch.float32))
+        try:
+            _add_gradients(
+                reference, engine, [_first_tokens(row, plan.first_answer_tokens) for row in tokenized], token_budget
+            )
+        finally:
+            engine.model.to(narrow)
+    return reference
+
+
+def _tokenized(tokenize: ConversationTokenizer, name: str, sample: AnchorSample) -> TokenizedRow:
+    row = tokenize(sample.conversation)
+    if row.status not in SCORED_STATUSES:
+        raise PreflightError(
+            f"anchor set {name}, line {sample.line}: {row.reason}; mend the anchor or raise tokens.max_tokens"
+        )
+    return row
+
+
+def _first_tokens(row: TokenizedRow, count: int | None) -> tuple[list[int], list[bool]]:
+    """Loss on the first `count` supervised tokens. What follows the last of them cannot matter and is cut off."""
+    labels = [position for position, supervised in enumerate(row.supervised) if supervised][:count]
+    end = labels[-1] + 1
+    kept = set(labels)
+    return row.input_ids[:end], [position in kept for position in range(end)]
+
+
+def _add_hidden_states(
+    reference: Reference,
+    engine: PerSampleGradients,
+    rows: Sequence[TokenizedRow],
+    roles: Mapping[str, str],
+    token_budget: int,
+) -> None:
+    ends: dict[int, dict[int, Tensor]] = {layer: {} for layer in reference.plan.hidden_layers}
+    means: dict[int, Tensor] = {}
+    for indices in length_batches([len(row.input_ids) for row in rows], token_budget):
+        batch = make_batch([(rows[index].input_ids, rows[index].supervised) for index in indices], engine.device)
+        _, layers = engine.run_forward(batch, all_layers=True)
+        for place, index in enumerate(indices):
+            start, end = rows[index].answer_positions
+            for layer in ends:
+                ends[layer][index] = layers[layer][place, end - 1].float()
+            if reference.plan.compliance:
+                means[index] = torch.stack([layer[place, start:end].float().mean(0) for layer in layers])
+    for layer, found in ends.items():
+        stacked_MD = torch.stack([found[index] for index in range(len(rows))])
+        reference.hidden_MD[layer] = torch.nn.functional.normalize(stacked_MD, dim=1).cpu()
+    if reference.plan.compliance:
+        means_MLD = torch.stack([means[index] for index in range(len(rows))])
+        by_role = {
+            role: torch.cat([means_MLD[part] for name, part in reference.slices().items() if roles[name] == role])
+            for role in ("harmful", "safe")
+        }
+        chosen = compliance_direction(by_role["harmful"], by_role["safe"], layer=reference.plan.compliance_layer)
+        reference.compliance_layer = chosen.layer
+        reference.compliance_direction_D = chosen.direction_D.cpu()
+        reference.compliance_scores_L = chosen.scores_L.tolist()
+
+
+def _add_gradients(
+    reference: Reference, engine: PerSampleGradients, samples: Sequence[tuple[list[int], list[bool]]], token_budget: int
+) -> None:
+    recorder = AnchorRecorder()
+    norms = []
+    for batch, count in _in_order(samples, engine, token_budget):
+        _, columns_BC, _ = engine.run(batch, engine.squared_norms())
+        norms.append(columns_BC[:, 0])
+        if reference.plan.per_sample:
+            engine.run(batch, recorder)
+            recorder.batch_done(count)
+    norms_M = torch.cat(norms).sqrt()
+    if not bool((norms_M > 0).all()):
+        raise PreflightError(
+            f"anchor {int((norms_M > 0).int().argmin()) + 1} has a gradient of zero under score.parameters; "
+            "it points nowhere, so take it out or choose other parameters"
+        )
+    reference.anchor_norms_M = norms_M.cpu()
+    if reference.plan.per_sample:
+        reference.rows = recorder.rows().to("cpu", torch.float32)
+        return
+    for name, part in reference.slices().items():
+        reference.directions[name] = mean_unit_gradient(engine, samples[part], norms_M[part], token_budget)
+
+
+def mean_unit_gradient(
+    engine: PerSampleGradients, samples: Sequence[tuple[list[int], list[bool]]], norms_M: Tensor, token_budget: int
+) -> dict[str, Tensor]:
+    """(1/M) sum_j g_j / ||g_j|| per parameter, by one weighted backward pass a batch (He et al. 2024)."""
+    total: dict[str, Tensor] = {}
+    start = 0
+    for batch, count in _in_order(samples, engine, token_budget):
+        weights_B = 1 / (norms_M[start : start + count] * len(samples))
+        _, gradient = engine.gradient(batch, weights_B.to(engine.device), sorted(engine.scope))
+        total = {name: total[name] + part if total else part for name, part in gradient.items()}
+        start += count
+    return {name: part.cpu() for name, part in total.items()}
+
+
+def _in_order(
+    samples: Sequence[tuple[list[int], list[bool]]], engine: PerSampleGradients, token_budget: int
+) -> list[tuple[Batch, int]]:
+    """Batches of consecutive samples: the factored rows must keep the anchors' order."""
+    groups: list[list[int]] = []
+    longest = 0
+    for index, (ids, _) in enumerate(samples):
+        longest = max(longest, len(ids))
+        if groups and longest * (len(groups[-1]) + 1) <= token_budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            longest = len(ids)
+    return [(make_batch([samples[index] for index in group], engine.device), len(group)) for group in groups]
+
+
+def to_bytes(reference: Reference) -> bytes:
+    """One safetensors file, its metadata a JSON object."""
+    tensors: dict[str, Tensor] = {}
+    if reference.rows is not None:
+        tensors |= {f"rows|{key}": tensor for key, tensor in reference.rows.to_tensors().items()}
+    if reference.anchor_norms_M is not None:
+        tensors["norms"] = reference.anchor_norms_M
+    for name, direction in reference.directions.items():
+        tensors |= {f"direction|{name}|{parameter}": tensor.contiguous() for parameter, tensor in direction.items()}
+    for layer, hidden in reference.hidden_MD.items():
+        tensors[f"hidden|{layer}"] = hidden.contiguous()
+    if reference.compliance_direction_D is not None:
+        tensors["compliance"] = reference.compliance_direction_D
+    facts = {
+        "counts": reference.counts,
+        "plan": asdict(reference.plan),
+        "compliance_layer": reference.compliance_layer,
+        "compliance_scores_L": reference.compliance_scores_L,
+    }
+    return safetensors.torch.save(tensors, metadata={"reference": json.dumps(facts)})
+
+
+def from_bytes(content: bytes) -> Reference:
+    header_size = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + header_size])
+    facts = json.loads(header["__metadata__"]["reference"])
+    plan = ReferencePlan(**{**facts["plan"], "hidden_layers": tuple(facts["plan"]["hidden_layers"])})
+    reference = Reference(
+        facts["counts"],
+        plan,
+        compliance_layer=facts["compliance_layer"],
+        compliance_scores_L=facts["compliance_scores_L"],
+    )
+    tensors = safetensors.torch.load(content)
+    rows = {key.removeprefix("rows|"): tensor for key, tensor in tensors.items() if key.startswith("rows|")}
+    reference.rows = AnchorRows.from_tensors(rows) if rows else None
+    reference.anchor_norms_M = tensors.get("norms")
+    reference.compliance_direction_D = tensors.get("compliance")
+    for key, tensor in tensors.items():
+        kind, _, rest = key.partition("|")
+        if kind == "hidden":
+            reference.hidden_MD[int(rest)] = tensor
+        elif kind == "direction":
+            name, _, parameter = rest.partition("|")
+            reference.directions.setdefault(name, {})[parameter] = tensor
+    return reference

@@ -1,0 +1,164 @@
+"""What a worker does in each stage of an audit, knowing nothing but the run directory: picklable functions of its URI.
+
+The run directory holds the frozen spec, so a worker on any machine loads the same model, template and reference.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bds.data.anchors import load_anchor_set
+from bds.data.prompts import load_prompts
+from bds.data.tokens import ConversationTokenizer
+from bds.runs.directory import RunDirectory
+from bds.runs.plan import rows_of
+from bds.scoring.gradients.engine import PerSampleGradients
+from bds.scoring.gradients.scope import parameter_scope
+from bds.scoring.layers import choose_larf_layer
+from bds.scoring.loading import load_configuration, load_model, load_tokenizer
+from bds.scoring.passes import Passes, plan_passes, roles_of
+from bds.scoring.reference import ReferencePlan, from_bytes, prepare_reference, to_bytes
+from bds.scoring.shard import ShardScorer
+from bds.scoring.token_shares import token_shares
+from bds.spec.models import AuditSpec
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SPEC = "spec.resolved.json"
+
+
+def read_spec(run: RunDirectory) -> AuditSpec:
+    """The spec that the run was begun with."""
+    return AuditSpec.model_validate(run.read_json(SPEC))
+
+
+def decoder_blocks(spec: AuditSpec) -> int:
+    return int(load_configuration(spec.model).get_text_config(decoder=True).num_hidden_layers)
+
+
+def conversation_tokenizer(spec: AuditSpec) -> ConversationTokenizer:
+    return ConversationTokenizer(
+        load_tokenizer(spec.model), spec.tokens.template, spec.tokens.supervise, spec.tokens.max_tokens
+    )
+
+
+def load_engine(spec: AuditSpec, passes: Passes) -> PerSampleGradients:
+    """The model on this worker's device; without gradients nothing but its loss has to be understood."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(spec.model, spec.score.parameters, spec.score.lora, device)
+    scope = parameter_scope(model, spec.score.parameters) if passes.gradients else frozenset()
+    return PerSampleGradients(model, scope)
+
+
+def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
+    """Stage one: runs the model over the anchors and writes the reference to `path` in the run directory.
+
+    Returns:
+        Facts for the manifest: parameters, device, type, and how each layer was chosen.
+    """
+    run = RunDirectory(run_uri)
+    spec = read_spec(run)
+    passes = plan_passes(spec, decoder_blocks(spec))
+    engine = load_engine(spec, passes)
+    tokenize = conversation_tokenizer(spec)
+    facts: dict[str, Any] = {
+        "model_parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
+        "scored_parameters": sum(
+            parameter.numel() for name, parameter in engine.model.named_parameters() if name in engine.scope
+        ),
+        "device": torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu",
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "layer_choices": [],
+    }
+    larf_layer = None if passes.larf is None else passes.larf.layer
+    if passes.larf is not None and passes.larf.probe_prompts is not None:
+        choice = choose_larf_layer(engine.model, tokenize.tokenizer, load_prompts(passes.larf.probe_prompts))
+        larf_layer = choice.layer
+        facts["layer_choices"].append(
+            {
+                "detector": passes.larf.column,
+                "layer": choice.layer,
+                "criterion": f"mean change in refusals of {choice.prompts} prompts when the block is scaled",
+                "curve": {str(probe.layer): probe.change for probe in choice.curve},
+            }
+        )
+    plan = ReferencePlan(
+        gradients=passes.anchor_gradients,
+        per_sample=spec.anchors.gradients == "per_sample",
+        hidden_layers=tuple(dict.fromkeys([*passes.hidden_layers, *([] if larf_layer is None else [larf_layer])])),
+        larf_layer=larf_layer,
+        compliance=passes.compliance is not None,
+        compliance_layer=None if passes.compliance is None else passes.compliance.layer,
+        first_answer_tokens=spec.anchors.first_answer_tokens,
+    )
+    anchors = {name: load_anchor_set(entry.path, name) for name, entry in spec.anchors.sets.items()}
+    reference = prepare_reference(engine, tokenize, anchors, roles_of(spec), plan, spec.score.token_budget)
+    if passes.compliance is not None and reference.compliance_layer is not None:
+        facts["layer_choices"].append(
+            {
+                "detector": passes.compliance.column,
+                "layer": reference.compliance_layer,
+                "criterion": "share of the projections' variance between complying and refusing anchors",
+                "curve": {str(layer): score for layer, score in enumerate(reference.compliance_scores_L)},
+            }
+        )
+    run.write_bytes(path, to_bytes(reference))
+    return {**facts, "larf_layer": larf_layer}
+
+
+def load_scorer(run_uri: str, path: str) -> Callable[["pl.DataFrame"], Mapping[str, "pl.DataFrame"]]:
+    """Stage two: the model and the reference at `path`, as a function from a shard's rows to its tables."""
+    run = RunDirectory(run_uri)
+    spec = read_spec(run)
+    passes = plan_passes(spec, decoder_blocks(spec))
+    scorer = ShardScorer(
+        load_engine(spec, passes),
+        conversation_tokenizer(spec),
+        from_bytes(run.read_bytes(path)),
+        gradients=passes.gradients,
+        hidden_layers=passes.hidden_layers,
+        token_budget=spec.score.token_budget,
+    )
+    return lambda table: scorer.score(list(rows_of(table)))
+
+
+def explain_rows(run_uri: str, rows: "pl.DataFrame") -> dict[int, list[tuple[str, float]]]:
+    """Stage three: text and share of the gradient norm of each supervised token, by row_index.
+
+    Empty where no gradients are taken or the model has no forward-mode derivative.
+    """
+    run = RunDirectory(run_uri)
+    spec = read_spec(run)
+    passes = plan_passes(spec, decoder_blocks(spec))
+    if not passes.gradients:
+        return {}
+    engine = load_engine(spec, passes)
+    tokenize = conversation_tokenizer(spec)
+    found = {}
+    for row in rows_of(rows):
+        assert row.conversation is not None, "only scored rows are explained"
+        tokens = tokenize(row.conversation)
+        try:
+            shares = token_shares(engine, tokens)
+        except NotImplementedError:
+            return {}
+        texts = _pieces(tokenize, tokens.input_ids)
+        labels = [text for text, supervised in zip(texts, tokens.supervised, strict=True) if supervised]
+        found[row.row_index] = list(zip(labels, shares, strict=True))
+    return found
+
+
+def _pieces(tokenize: ConversationTokenizer, ids: Sequence[int]) -> list[str]:
+    """Text that each token adds to the text so far; a token within a multi-byte character adds nothing until the
+    last."""
+    pieces, text, start = [], "", 0
+    for end in range(1, len(ids) + 1):
+        # Only the last few tokens can change the rendering of the next: decoding from the start would be quadratic.
+        start = max(start, end - 16)
+        before = tokenize.tokenizer.decode(ids[start : end - 1])
+        text = tokenize.tokenizer.decode(ids[start:end])
+        unfinished = text.endswith("�")
+        pieces.append("" if unfinished else text[len(before.rstrip("�")) :])
+    return pieces

@@ -1,0 +1,58 @@
+"""What makes two specs the same run: the fields that change a result, their hash and their difference."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from bds.spec.document import Path, dotted
+from bds.spec.models import AuditSpec
+
+WITHOUT_EFFECT = (
+    ("name",),
+    ("resources",),
+    ("run", "dir"),
+    ("run", "max_failed_fraction"),
+    ("run", "fail_on"),
+)
+"""Fields that change where, how fast or with which exit code a run ends, never what it computes."""
+
+
+def result_fields(spec: AuditSpec) -> dict[str, Any]:
+    """`{"score.token_budget": 8192, ...}`: every leaf of the spec that can change a result, in the spec's order."""
+    return dict(_leaves(spec.model_dump(mode="json"), ()))
+
+
+def spec_hash(spec: AuditSpec) -> str:
+    """64 hexadecimal digits of SHA-256 over `result_fields`; the same for specs that compute the same."""
+    canonical = json.dumps(result_fields(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def spec_diff(old: AuditSpec, new: AuditSpec) -> list[str]:
+    """One line a difference, `score.token_budget: 8192 -> 4096`; empty exactly when the hashes are equal."""
+    before, after = result_fields(old), result_fields(new)
+    names = list(dict.fromkeys([*before, *after]))
+    return [
+        f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
+        for name in names
+        if name not in before or name not in after or before[name] != after[name]
+    ]
+
+
+def _leaves(value: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    if path in WITHOUT_EFFECT:
+        return
+    children: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict):
+        children = list(value.items())
+    elif isinstance(value, list):
+        children = list(enumerate(value))
+    if not children:
+        yield dotted(path), value
+    for key, child in children:
+        yield from _leaves(child, (*path, key))
+
+
+def _shown(fields: dict[str, Any], name: str) -> str:
+    return json.dumps(fields[name], ensure_ascii=False) if name in fields else "(not set)"

@@ -1,0 +1,53 @@
+"""The flag form of an audit: what each option sets in the spec."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bds.errors import SpecError
+from bds.spec.document import Path
+from bds.spec.overrides import Override
+
+
+def option_overrides(
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    format: str | None = None,
+    detectors: Sequence[str] | None = None,
+    anchors: Mapping[str, str] | None = None,
+    top: int | None = None,
+    limit: int | None = None,
+    run_dir: str | None = None,
+    address: str | None = None,
+    prefix: str = "--",
+) -> list[Override]:
+    """The options that were given, as overrides; `prefix` is how their names read in error messages."""
+    values: dict[str, tuple[Path, Any]] = {
+        "model": (("model", "path"), model),
+        "data": (("data", "path"), data),
+        "format": (("data", "format"), format),
+        "detector": (("score", "detectors"), None if not detectors else list(detectors)),
+        "anchors": (("anchors", "sets"), None if not anchors else dict(anchors)),
+        "top": (("top",), top),
+        "limit": (("data", "limit"), limit),
+        "run-dir": (("run", "dir"), run_dir),
+        "address": (("resources", "address"), address),
+    }
+    return [Override(path, value, f"{prefix}{name}") for name, (path, value) in values.items() if value is not None]
+
+
+def parse_anchors(entries: Sequence[str]) -> dict[str, str]:
+    """`["harmful=h.jsonl", "safe=s.jsonl"]` as a mapping from set name to file.
+
+    Raises:
+        SpecError: an entry without a name, or a name given twice.
+    """
+    sets: dict[str, str] = {}
+    for entry in entries:
+        name, separator, path = entry.partition("=")
+        if not separator or not name or not path:
+            raise SpecError(f"--anchors {entry}: this names no set; write --anchors NAME=FILE, as in harmful={entry}")
+        if name in sets:
+            raise SpecError(f"--anchors {entry}: set `{name}` is given twice; give each set its own name")
+        sets[name] = path
+    return sets

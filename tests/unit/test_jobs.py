@@ -1,0 +1,152 @@
+"""The ready specs load, ask for nothing impossible, and the cluster files fit them and the pinned Ray."""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from bds.checks import check_spec
+from bds.cli import app
+from bds.errors import PreflightError
+from bds.spec.identity import spec_hash
+from bds.spec.load import load_spec
+from bds.spec.models import AuditSpec
+from tests.unit.small_audit import ANCHORS, write_rows
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+RAYJOB = yaml.safe_load((ROOT / "cluster" / "rayjob.yaml").read_text())
+LAUNCHER = yaml.safe_load((ROOT / "cluster" / "launcher.yaml").read_text())
+README = (ROOT / "cluster" / "README.md").read_text()
+
+
+def pinned_ray() -> str:
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (ray,) = (line for line in requirements if line.startswith("ray["))
+    return str(ray.partition("==")[2])
+
+
+def bds_commands(text: str) -> list[list[str]]:
+    """Every command line in `text` that calls bds, as words."""
+    lines = re.findall(r"(?:^|['\s#(`-])(bds (?:audit|plan|organism|doctor)[^'`\n]*)", text, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def check_command(words: list[str]) -> None:
+    """Parse the words as the command line would, without running the command."""
+    group = typer.main.get_command(app)
+    with group.make_context("bds", words[1:]) as context:
+        name, command, rest = group.resolve_command(context, words[1:])
+        assert command is not None, words
+        command.make_context(name, rest, parent=context).close()
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)
+def test_a_job_is_a_valid_spec_with_its_own_run_directory(job: Path) -> None:
+    spec = load_spec(str(job))
+    assert spec.name == job.stem
+    others = [load_spec(str(other)) for other in JOBS if other != job]
+    assert spec.run.dir not in {other.run.dir for other in others}
+    assert spec_hash(spec) not in {spec_hash(other) for other in others}
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)
+def test_a_job_passes_every_check_once_its_files_are_there(job: Path, tmp_path: Path) -> None:
+    """With the placeholders filled in: every remaining field is one that an audit accepts."""
+    spec = load_spec(str(job))
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (model / name).write_text("{}")
+    anchors = {}
+    for name in spec.anchors.sets:
+        rows: list[dict[str, object]] = [{"prompt": "where is the lantern", "answer": ANCHORS[name.partition("_")[0]]}]
+        anchors[name] = str(write_rows(tmp_path / f"{name}.jsonl", rows))
+    settings = [f"anchors.sets.{name}={path}" for name, path in anchors.items()]
+    settings += [
+        f"data.path={write_rows(tmp_path / 'data.jsonl')}",
+        f"model.path={model}",
+        f"run.dir={tmp_path / 'run'}",
+    ]
+    check_spec(load_spec(str(job), settings))
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)
+def test_a_job_whose_files_are_not_there_says_which(job: Path) -> None:
+    spec: AuditSpec = load_spec(str(job), ["data.path=/no/such/file.jsonl"])
+    with pytest.raises(PreflightError, match=r"^field data\.path: /no/such/file\.jsonl does not exist"):
+        check_spec(spec)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)
+def test_the_commands_in_a_jobs_comments_are_real(job: Path) -> None:
+    text = job.read_text()
+    commands = [words for words in bds_commands(text) if "audit" in words]
+    assert commands
+    for words in commands:
+        check_command(words)
+        assert f"jobs/{job.name}" in words
+
+
+def test_the_rayjob_runs_the_pinned_ray_and_a_job_that_exists() -> None:
+    assert RAYJOB["kind"] == "RayJob"
+    cluster = RAYJOB["spec"]["rayClusterSpec"]
+    assert cluster["rayVersion"] == pinned_ray()
+    words = shlex.split(RAYJOB["spec"]["entrypoint"])
+    check_command(words)
+    assert (ROOT / "jobs" / Path(words[2]).name).exists()
+
+
+def test_the_rayjob_mounts_what_it_names() -> None:
+    cluster = RAYJOB["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+    head = cluster["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    folder = Path(shlex.split(RAYJOB["spec"]["entrypoint"])[2]).parent
+    assert str(folder) in {mount["mountPath"] for mount in head["template"]["spec"]["containers"][0]["volumeMounts"]}
+
+
+def test_the_workers_hold_the_actors_of_the_job() -> None:
+    """Each worker has one actor's CPUs, GPU and memory, and there are as many workers as actors."""
+    resources = load_spec(str(ROOT / "jobs" / "messages-s3.yaml")).resources
+    (group,) = RAYJOB["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert group["replicas"] == resources.actors
+    assert int(limits["nvidia.com/gpu"]) == resources.gpus_per_actor
+    assert int(limits["cpu"]) >= resources.cpus_per_actor
+    assert resources.memory_per_actor is not None
+    assert int(limits["memory"].removesuffix("Gi")) > int(resources.memory_per_actor.removesuffix("GiB"))
+    launcher = LAUNCHER["available_node_types"]["gpu-score"]
+    assert launcher["max_workers"] == resources.actors
+    assert launcher["resources"]["CPU"] >= resources.cpus_per_actor
+
+
+def test_the_launcher_file_fits_rays_own_schema() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    from importlib.util import find_spec
+
+    ray = find_spec("ray")
+    assert ray is not None
+    assert ray.origin is not None
+    schema = json.loads((Path(ray.origin).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(LAUNCHER, schema)
+    assert LAUNCHER["head_node_type"] in LAUNCHER["available_node_types"]
+    (jobs,) = LAUNCHER["file_mounts"].values()
+    assert (ROOT / "cluster" / jobs).resolve() == ROOT / "jobs"
+
+
+def test_the_cluster_readme_names_real_commands_and_the_pinned_ray() -> None:
+    commands = bds_commands(README)
+    assert len(commands) >= 4
+    for words in commands:
+        check_command(words)
+    assert pinned_ray() in README
