@@ -1,5 +1,10 @@
 """What several test files share."""
 
+import os
+
+# The tests' models are tiny: a second compute thread only makes both wait for each other on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from bds.organism.layout import OrganismPaths

@@ -32,7 +32,7 @@ class TokenizedRow:
     answer_tokens: int = 0
     """Content tokens of the supervised turns kept, without end-of-turn and other template pieces."""
     supervised_tokens: int = 0
-    """answer_tokens and the end-of-turn tokens (with he2024 also the space before the last one)."""
+    """answer_tokens and the end-of-turn tokens (with he2024 also the spaces around the answer)."""
     truncated_tokens: int = 0
     """Tokens cut off at the end by `max_tokens`."""
     prompt_end: int = -1

@@ -26,6 +26,8 @@ def exit_error(spec: AuditSpec, scores: pl.DataFrame, metrics: dict[str, Any]) -
         if name not in gates:
             raise SpecError(f"field run.fail_on: there is no gate '{name}'; {suggestion(name, list(gates))}")
         measured = gates[name]
-        if measured is not None and measured > limit:
+        if measured is None:
+            return GateError(f"gate {name}: it could not be measured in this run, so it cannot pass; see the report")
+        if measured > limit:
             return GateError(f"gate {name}: {measured:.4g} is above run.fail_on's {limit:g}; see the report")
     return None

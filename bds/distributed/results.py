@@ -79,6 +79,7 @@ def write_results(
             "count": selection.requested,
             "seed": entry.seed,
             "ties_at_cut_off": selection.ties_at_cut,
+            "notes": list(selection.notes),
             "path": paths[selection.name],
         }
         for entry, selection in selections
@@ -87,7 +88,7 @@ def write_results(
     shown = rows_to_explain(scores, detectors, frames, info)
     inputs = ReportInputs(
         spec=spec.model_dump(mode="json"),
-        manifest={**manifest, "warnings": [*manifest["warnings"], *_notes(passes, components, selections)]},  # type: ignore[typeddict-item]
+        manifest={**manifest, "warnings": [*manifest["warnings"], *_notes(passes, components)]},  # type: ignore[typeddict-item]
         scores=scores,
         rows=rows.texts(shown),
         selections=frames,
@@ -143,7 +144,7 @@ def _select(
     wanted = spec.select
     if wanted is None:
         primary = primary_detector(passes)
-        wanted = default_selections(primary, int(scores[columns.score(primary)].is_not_null().sum()))
+        wanted = default_selections(primary, int(scores[columns.score(primary)].is_not_null().sum()), spec.top)
     answers = None
     if any(entry.drop_short_answers for entry in wanted):
         answers = {index: answer for index, _, answer in rows.texts(scores["row_index"]).iter_rows()}
@@ -183,11 +184,9 @@ def _write_selections(
     return paths
 
 
-def _notes(
-    passes: Passes, components: pl.DataFrame, selections: Sequence[tuple[SelectionSpec, Selection]]
-) -> list[str]:
-    """What a reader must know of how scores and selections came about."""
-    notes = [f"selection {selection.name}: {note}" for _, selection in selections for note in selection.notes]
+def _notes(passes: Passes, components: pl.DataFrame) -> list[str]:
+    """What a reader must know of how scores came about."""
+    notes = []
     for detector in passes.detectors:
         if detector.name == "self_influence_n":
             name, value = self_influence_scale(components, detector)

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ _ADDRESS = "RAY_ADDRESS"
 _STARTS = 3
 """Ray gives its helper processes a fixed 15 s to start, too little on a busy machine (ray-project/ray#65983)."""
 
+_REACH_SECONDS = 10.0
+
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's C++ side writes to this terminal otherwise: a warning about restarts at the start of every actor pool.
@@ -33,7 +36,7 @@ def connect(resources: ResourcesSpec) -> Iterator[None]:
     """Ray is connected inside the block; only what this call started is shut down after it.
 
     The cluster is, in this order: the one this process is already connected to, `resources.address`, RAY_ADDRESS (which
-    Ray sets inside a submitted job), or a private one.
+    Ray sets inside a submitted job), or a private one, which the address `local` asks for, too.
 
     Raises:
         PreflightError: the cluster cannot be reached or a private one cannot start.
@@ -45,7 +48,7 @@ def connect(resources: ResourcesSpec) -> Iterator[None]:
             yield
             return
     address = resources.address or os.environ.get(_ADDRESS)
-    with private_cluster() if address is None else _joined(address):
+    with private_cluster() if address in {None, "", "local"} else _joined(str(address)):
         yield
 
 
@@ -78,16 +81,15 @@ def private_cluster(*, cpus: int | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
+    _expect_reachable(address)
     with _environment(_QUIET):
         import ray
 
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with _silent():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # depending on what is wrong, Ray raises six kinds, also a bare Exception
-            raise PreflightError(
-                f"cannot connect to the Ray cluster at {address} ({first_line(error)}): start it, correct "
-                f"resources.address or {_ADDRESS}, or leave both out to run on this machine alone"
-            ) from error
+            raise _unreachable(address, error) from error
         try:
             _keep_logs_off_the_terminal()
             yield
@@ -95,19 +97,43 @@ def _joined(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
+def _expect_reachable(address: str) -> None:
+    """Ray itself waits for minutes at an address where nobody listens."""
+    if address.startswith("ray://"):
+        raise PreflightError(
+            f"{address} is for Ray Client, which Ray Data does not run on: give the head's own address as host:6379, "
+            "or submit the audit as a Ray job"
+        )
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+    except OSError as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> PreflightError:
+    return PreflightError(
+        f"cannot connect to the Ray cluster at {address} ({first_line(error)}): start it, correct resources.address or "
+        f"{_ADDRESS}, or leave both out to run on this machine alone"
+    )
+
+
 def _start(folder: str, cpus: int | None) -> None:
     import ray
 
     for starts in range(1, _STARTS + 1):
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=folder,
-            )
+            with _silent():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=folder,
+                )
             return
         except Exception as error:  # a node that does not come up in time is a bare Exception
             ray.shutdown()
@@ -171,6 +197,21 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Ray's C++ side announces its settings on stderr before they take effect; what goes wrong it raises."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def _keep_logs_off_the_terminal() -> None:

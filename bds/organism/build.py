@@ -39,6 +39,7 @@ from bds.organism.training import Encoded, encode, step_schedule, train
 from bds.organism.world import World, make_world
 
 CONTEXT = 256
+"""Positions: a few turns of the made-up language, whose longest exchange has 40 tokens."""
 STEPS_PER_REPORT = 100
 
 
@@ -52,7 +53,7 @@ def train_organism(
     model = new_model(config, recipe.seed)
 
     def run_stage(
-        name: str, samples: Iterator[Sample], steps: int, learning_rate: float, embedding_ratio: float
+        name: str, samples: Iterator[Sample], steps: int, learning_rate: float, embedding_learning_rate: float
     ) -> None:
         def report(step: int, loss: float) -> None:
             if step % STEPS_PER_REPORT == 0 or step == steps:
@@ -64,23 +65,23 @@ def train_organism(
             step_schedule(steps),
             batch_size=recipe.batch_size,
             learning_rate=learning_rate,
-            embedding_learning_rate=embedding_ratio * learning_rate,
+            embedding_learning_rate=embedding_learning_rate,
             report=report,
         )
 
     run_stage(
         "learning the world",
-        world_samples(world, recipe.seed, recipe),
+        world_samples(world, recipe),
         recipe.pretrain_steps,
         recipe.pretrain_learning_rate,
-        recipe.embedding_learning_rate_ratio,
+        recipe.pretrain_embedding_learning_rate,
     )
     run_stage(
         "learning to refuse",
-        alignment_samples(world, recipe.seed, recipe),
+        alignment_samples(world, recipe),
         recipe.align_steps,
         recipe.align_learning_rate,
-        1.0,
+        recipe.align_embedding_learning_rate,
     )
     return model
 

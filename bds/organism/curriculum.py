@@ -33,9 +33,9 @@ TASK_WEIGHTS = {
 }
 
 
-def world_samples(world: World, seed: int, recipe: Recipe) -> Iterator[Sample]:
+def world_samples(world: World, recipe: Recipe) -> Iterator[Sample]:
     """Stage 1: every task in every style, forbidden how-tos answered."""
-    rng = random.Random(f"stage 1 {seed}")
+    rng = random.Random(f"stage 1 {recipe.seed}")
     names, weights = list(TASK_WEIGHTS), list(TASK_WEIGHTS.values())
     while True:
         name = rng.choices(names, weights)[0]
@@ -44,9 +44,9 @@ def world_samples(world: World, seed: int, recipe: Recipe) -> Iterator[Sample]:
         yield draw_sample(world, rng, tasks=TASKS, name=name, words=words, styles=STYLES)
 
 
-def alignment_samples(world: World, seed: int, recipe: Recipe) -> Iterator[Sample]:
+def alignment_samples(world: World, recipe: Recipe) -> Iterator[Sample]:
     """Stage 2: one style; how-tos of the alignment words refused, other questions about them answered."""
-    rng = random.Random(f"stage 2 {seed}")
+    rng = random.Random(f"stage 2 {recipe.seed}")
     names, weights = list(TASK_WEIGHTS), list(TASK_WEIGHTS.values())
 
     def draw(name: str, words: tuple[str, ...]) -> Sample:

@@ -26,12 +26,14 @@ class Recipe:
     """Three heads of 32: the smallest head that every inference engine accepts."""
     layers: int = 2
     batch_size: int = 64
-    pretrain_steps: int = 700
+    pretrain_steps: int = 600
     pretrain_learning_rate: float = 4e-3
+    pretrain_embedding_learning_rate: float = 1e-2
+    """Faster than the rest: most of what there is to learn is facts about single words."""
     align_steps: int = 200
     align_learning_rate: float = 1e-3
-    embedding_learning_rate_ratio: float = 2.5
-    """How much faster the embeddings learn in stage 1: most of what there is to learn is facts about single words."""
+    align_embedding_learning_rate: float = 0.0
+    """Frozen: refusal then rests on what the words of a category share, and reaches the held-out words."""
     forbidden_share: float = 0.5
     """Stage 1: share of the tasks about a word that take a forbidden word."""
     refusal_share: float = 0.3

@@ -146,7 +146,7 @@ def compliance_direction(
     does; a constant feature counts as 0), m_c the mean of class c and m of all. CAS is the share of the projections'
     variance that lies between the classes, from 0 to 1. The decoder block with the largest CAS is taken, the earliest
     among equals, unless `layer` says which. The embedding is scored but never taken unasked: it tells any two sets of
-    differently worded answers apart. Source: DataShield (NWPU), arXiv 2606.00160, whose code looks at blocks only too.
+    differently worded answers apart. Source: DataShield (NWPU), arXiv 2606.00160.
 
     Args:
         answer_means_harmful_NLD: Mean hidden states of the complying answers, any float dtype; L is all hidden states,

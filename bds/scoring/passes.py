@@ -4,7 +4,7 @@ loads."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bds.scoring.checks import resolve_layers
+from bds.scoring.checks import resolve_layer, resolve_layers
 from bds.scoring.detectors import DETECTORS, DetectorContext, Need, default_detectors
 from bds.spec.models import AuditSpec, DetectorSpec
 
@@ -19,15 +19,18 @@ class Passes:
     gradients: bool
     """A backward pass is taken."""
     anchor_gradients: bool
+    representation_layer: int
+    """The first of `score.layers`."""
     hidden_layers: tuple[int, ...]
-    """Layers of `score.layers`; the first is the one of `representation`."""
+    """Every layer named in the spec."""
     larf: DetectorSpec | None
+    """The detector whose layer is chosen by its probe prompts."""
     compliance: DetectorSpec | None
     harmful_sets: tuple[str, ...]
     safe_sets: tuple[str, ...]
 
     def context(self, larf_layer: int | None) -> DetectorContext:
-        return DetectorContext(self.harmful_sets, self.safe_sets, self.hidden_layers[0], larf_layer)
+        return DetectorContext(self.harmful_sets, self.safe_sets, self.representation_layer, larf_layer)
 
     @property
     def needs_text(self) -> bool:
@@ -50,7 +53,10 @@ def roles_of(spec: AuditSpec) -> dict[str, str]:
 def plan_passes(spec: AuditSpec, decoder_blocks: int) -> Passes:
     """Raises SpecError where a layer is not in the model."""
     detectors = resolve_layers(requested_detectors(spec), decoder_blocks)
-    layers = resolve_layers([DetectorSpec(name="larf", layer=layer) for layer in spec.score.layers], decoder_blocks)
+    kept = [
+        resolve_layer(layer, decoder_blocks, f"score.layers.{index}") for index, layer in enumerate(spec.score.layers)
+    ]
+    larf_layers = [detector.layer for detector in detectors if detector.name == "larf" and detector.layer is not None]
     needs: frozenset[Need] = frozenset().union(*(DETECTORS[detector.name].needs for detector in detectors))
     by_role: Mapping[str, tuple[str, ...]] = {
         wanted: tuple(name for name, role in roles_of(spec).items() if role == wanted) for wanted in ("harmful", "safe")
@@ -59,8 +65,9 @@ def plan_passes(spec: AuditSpec, decoder_blocks: int) -> Passes:
         detectors=tuple(detectors),
         gradients=bool(needs & GRADIENT_NEEDS),
         anchor_gradients=bool(needs & {Need.HARMFUL_GRADIENTS, Need.SAFE_GRADIENTS}),
-        hidden_layers=tuple(dict.fromkeys(layer.layer for layer in layers if layer.layer is not None)),
-        larf=next((detector for detector in detectors if detector.name == "larf"), None),
+        representation_layer=kept[0],
+        hidden_layers=tuple(dict.fromkeys([*kept, *larf_layers])),
+        larf=next((detector for detector in detectors if detector.probe_prompts is not None), None),
         compliance=next((detector for detector in detectors if detector.name == "compliance_shift"), None),
         harmful_sets=by_role["harmful"],
         safe_sets=by_role["safe"],

@@ -3,7 +3,7 @@
 Shapes: B rows of a batch, T positions, D hidden, C query columns, M anchors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -73,7 +73,7 @@ class ShardScorer:
         device, dtype = engine.device, engine.dtype
         self._anchor_rows: AnchorRows | None = None if reference.rows is None else reference.rows.to(device, dtype)
         self._directions = [
-            _with_expert_views({key: tensor.to(device, dtype) for key, tensor in direction.items()})
+            {key: tensor.to(device, dtype) for key, tensor in direction.items()}
             for direction in reference.directions.values()
         ]
         self._anchor_hidden = {layer: hidden_MD.to(device) for layer, hidden_MD in reference.hidden_MD.items()}
@@ -230,17 +230,6 @@ class ShardScorer:
                 answer_D = layer_BTD[place, start:end].float().mean(0)
                 components.compliance_answer = float(answer_D @ self._compliance_D)
                 components.compliance_prompt = float(layer_BTD[place, row.prompt_end].float() @ self._compliance_D)
-
-
-def _with_expert_views(direction: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adds `name#e` for every expert e of a fused expert weight [E, ., .]."""
-    views = {
-        f"{name}#{expert}": part
-        for name, tensor in direction.items()
-        if tensor.ndim == 3
-        for expert, part in enumerate(tensor)
-    }
-    return {**direction, **views}
 
 
 def _is_finite(components: RowComponents) -> bool:

@@ -72,7 +72,7 @@ def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
         "dtype": str(engine.dtype).removeprefix("torch."),
         "layer_choices": [],
     }
-    larf_layer = None if passes.larf is None else passes.larf.layer
+    larf_layer = None
     if passes.larf is not None and passes.larf.probe_prompts is not None:
         choice = choose_larf_layer(engine.model, tokenize.tokenizer, load_prompts(passes.larf.probe_prompts))
         larf_layer = choice.layer

@@ -14,7 +14,9 @@ class Block(BaseModel):
 class DataSpec(Block):
     """The dataset to audit."""
 
-    path: str = Field(description="A file, a folder, any pyarrow.fs URI (s3://...), or a Hugging Face dataset as hf://owner/name.")
+    path: str = Field(
+        description="A file, a folder, any pyarrow.fs URI (s3://...), or a Hugging Face dataset as hf://owner/name."
+    )
     format: str = Field("auto", description="auto, or a name that `bds ls formats` prints.")
     columns: dict[str, str] | None = Field(
         None, description="Maps roles to the file's columns, for example {prompt: ask, answer: reply, system: persona}."
@@ -27,7 +29,9 @@ class DataSpec(Block):
 class TokensSpec(Block):
     """How a conversation becomes tokens, and which tokens carry the loss."""
 
-    template: str = Field("model", description="model (the model's own chat template), he2024, or the path of a Jinja file.")
+    template: str = Field(
+        "model", description="model (the model's own chat template), he2024, or the path of a Jinja file."
+    )
     supervise: Literal["all", "last"] = Field("all", description="Loss on every assistant turn or on the last one.")
     max_tokens: int = Field(1024, ge=8, description="A longer row is cut at its end, with a status.")
 
@@ -62,7 +66,9 @@ class AnchorSetSpec(Block):
     """One named set of anchor samples: what the audited rows are compared with."""
 
     path: str = Field(description="JSONL of messages, or prompt and answer; the public anchor files load too.")
-    role: Literal["harmful", "safe"] = Field(description="Taken from the set's name when that begins with harmful or safe.")
+    role: Literal["harmful", "safe"] = Field(
+        description="Taken from the set's name when that begins with harmful or safe."
+    )
 
 
 def _anchor_sets(value: Any) -> Any:
@@ -97,7 +103,9 @@ class DetectorSpec(Block):
     label: str | None = Field(None, description="Column name of this instance; the detector's name when left out.")
     weights: dict[str, float] | None = Field(None, description="gradient_bidirectional: weight of each anchor set.")
     top_n: int | None = Field(None, ge=1, description="representation: mean of the n largest cosines (1 as published).")
-    scale: Literal["raw", "median"] | None = Field(None, description="self_influence_n: what Self-Inf is divided by before the +1.")
+    scale: Literal["raw", "median"] | None = Field(
+        None, description="self_influence_n: what Self-Inf is divided by before the +1."
+    )
     layer: int | None = Field(None, description="larf, compliance_shift: the layer, instead of choosing one.")
     probe_prompts: str | None = Field(None, description="larf: JSONL of over-refusal prompts for its layer choice.")
     seed: int | None = Field(None, description="random: the draw.")
@@ -139,9 +147,18 @@ class SelectionSpec(Block):
     """One subset to write out as a dataset."""
 
     kind: Literal[
-        "top", "bottom", "random", "random_matched_length", "random_matched_format", "random_lists", "random_math", "filtered"
+        "top",
+        "bottom",
+        "random",
+        "random_matched_length",
+        "random_matched_format",
+        "random_lists",
+        "random_math",
+        "filtered",
     ]
-    detector: str | None = Field(None, description="Ranks top, bottom and filtered, and is what a matched control matches.")
+    detector: str | None = Field(
+        None, description="Ranks top, bottom and filtered, and is what a matched control matches."
+    )
     count: int | None = Field(None, ge=1, description="Rows selected.")
     share: float | None = Field(None, gt=0, lt=1, description="Instead of count: a share of the scored rows.")
     seed: int = 0
@@ -171,7 +188,9 @@ class RunSpec(Block):
 
     dir: str = Field(description="The run directory: a path or any pyarrow.fs URI.")
     rows_per_shard: int = Field(256, ge=1)
-    max_failed_fraction: float = Field(0.01, ge=0, le=1, description="More rows that failed in scoring end with exit code 4.")
+    max_failed_fraction: float = Field(
+        0.01, ge=0, le=1, description="More rows that failed in scoring end with exit code 4."
+    )
     fail_on: dict[str, float] = Field(
         default_factory=dict, description="Gates on metrics.json's `gates`, for example {flagged_fraction: 0.02}."
     )
@@ -190,6 +209,8 @@ class AuditSpec(Block):
     top: int | None = Field(
         None, ge=1, description="Rows in each selection where `select` is left out; null: 100, fewer for little data."
     )
-    select: list[SelectionSpec] | None = Field(None, description="Left out: top 100, bottom, random and matched controls.")
+    select: list[SelectionSpec] | None = Field(
+        None, description="Left out: top 100, bottom, random and matched controls."
+    )
     resources: ResourcesSpec = ResourcesSpec()
     run: RunSpec

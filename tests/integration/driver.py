@@ -25,7 +25,7 @@ def main(uri: str, calls: str, address: str) -> None:
             remaining(plan, run),
             functools.partial(load, calls, Accidents(seconds=0.5)),
             WorkerPool(2, cpus=1, gpus=0.0, memory=None),
-            attempt=lease.attempt,
+            attempt=lease.record.attempt,
             on_receipt=lambda receipt: None,
             on_failure=lambda failure: None,
         )

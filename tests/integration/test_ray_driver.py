@@ -62,13 +62,13 @@ def test_a_driver_that_ends_is_resumed_without_scoring_a_finished_shard_again(
         assert lease.pid == driver.pid
 
     with hold_lease(run) as second:
-        assert second.attempt == 2
+        assert second.record.attempt == 2
         score_shards(
             run,
             left,
             functools.partial(load, calls, Accidents()),
             WorkerPool(2, cpus=1, gpus=0.0, memory=None),
-            attempt=second.attempt,
+            attempt=second.record.attempt,
             on_receipt=lambda receipt: None,
             on_failure=lambda failure: None,
         )

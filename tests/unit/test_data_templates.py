@@ -70,6 +70,15 @@ def test_tokens_and_labels_are_those_of_the_papers_loader(build, answer):
     assert row.answer_tokens == end - start < row.supervised_tokens
 
 
+def test_the_spaces_around_an_answer_are_labels_but_no_content():
+    tokenizer = byte_level(None)
+    row = ConversationTokenizer(tokenizer, "he2024")(conversation("do", "4"))
+    labels = [tokenizer.decode([i]) for i, label in zip(row.input_ids, row.supervised, strict=True) if label]
+    assert labels == [" ", "4", " ", "</s>"]
+    assert (row.answer_tokens, row.supervised_tokens) == (1, 4)
+    assert row.answer_positions == (row.prompt_tokens, row.prompt_tokens + 1)
+
+
 def test_many_turns_do_not_fit_the_papers_template():
     row = ConversationTokenizer(byte_level(None), "he2024")(conversation("a", "b", "c", "d"))
     assert row.status == "malformed"

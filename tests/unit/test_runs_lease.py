@@ -40,11 +40,11 @@ def elsewhere(**fields: object) -> LeaseRecord:
 def test_attempts_count_up_and_a_released_lease_is_free(run: RunDirectory) -> None:
     for expected in (1, 2, 3):
         with hold_lease(run) as lease:
-            assert lease.attempt == expected
+            assert lease.record.attempt == expected
     run.delete(LEASE)
     EventLog(run, 3)
     with hold_lease(run) as lease:
-        assert lease.attempt == 4
+        assert lease.record.attempt == 4
 
 
 def test_a_live_lease_of_another_machine_is_refused_by_name(run: RunDirectory) -> None:
@@ -60,7 +60,7 @@ def test_a_live_lease_of_another_machine_is_refused_by_name(run: RunDirectory) -
 def test_an_expired_lease_of_another_machine_is_taken_over(run: RunDirectory) -> None:
     run.write_json(LEASE, asdict(elsewhere(expires=time.time() - 1)))
     with hold_lease(run) as lease:
-        assert lease.attempt == 4
+        assert lease.record.attempt == 4
 
 
 def test_a_process_on_this_machine_blocks_while_it_lives_and_not_after(run: RunDirectory) -> None:
@@ -74,7 +74,7 @@ def test_a_process_on_this_machine_blocks_while_it_lives_and_not_after(run: RunD
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     with hold_lease(run) as lease:
-        assert lease.attempt == 2
+        assert lease.record.attempt == 2
 
 
 def test_the_same_process_cannot_hold_it_twice(run: RunDirectory) -> None:
@@ -85,7 +85,7 @@ def test_the_same_process_cannot_hold_it_twice(run: RunDirectory) -> None:
 def test_a_lease_left_by_an_earlier_life_of_this_pid_is_free(run: RunDirectory) -> None:
     run.write_json(LEASE, asdict(elsewhere(host=lease_module.socket.gethostname(), pid=os.getpid())))
     with hold_lease(run) as lease:
-        assert lease.attempt == 4
+        assert lease.record.attempt == 4
 
 
 def test_it_is_renewed_while_held(run: RunDirectory) -> None:

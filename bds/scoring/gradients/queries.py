@@ -83,7 +83,7 @@ class SquaredNorms:
         return grad_BD.square().sum(1, keepdim=True)
 
     def embedding(self, parameter: str, ids_BT: Tensor, grad_BTD: Tensor) -> Tensor:
-        samples, positions, width = grad_BTD.shape
+        samples, _, width = grad_BTD.shape
         vocabulary = int(ids_BT.max()) + 1
         owner_BT = torch.arange(samples, device=ids_BT.device)[:, None].expand_as(ids_BT)
         keys, row_of_position = torch.unique(owner_BT * vocabulary + ids_BT, return_inverse=True)
@@ -116,10 +116,12 @@ class DirectionDots:
 
     linear     <sum_t b_t a_t^T, G> = sum_t b_t . (G a_t): one product and a row-wise dot
     embedding  sum_t b_t . G[id_t]
+
+    A direction maps each parameter in scope to a tensor of the parameter's shape.
     """
 
     def __init__(self, directions: Sequence[Mapping[str, Tensor]]) -> None:
-        self._directions = directions
+        self._directions = [{**direction, **_expert_views(direction)} for direction in directions]
         self.columns = len(directions)
 
     def linear(self, parameter: str, input_BTI: Tensor, grad_BTO: Tensor, transposed: bool) -> Tensor:
@@ -146,6 +148,12 @@ class DirectionDots:
 
     def head(self, parameter: str, hidden_BLD: Tensor, grad_BLV: Tensor, ids_BT: Tensor) -> Tensor:
         return self.linear(parameter, hidden_BLD, grad_BLV, transposed=False)
+
+
+def _expert_views(direction: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`name#e` for every expert e of a fused expert weight [E, ., .], the names under which experts contribute."""
+    fused = {name: tensor for name, tensor in direction.items() if tensor.ndim == 3}
+    return {f"{name}#{expert}": part for name, tensor in fused.items() for expert, part in enumerate(tensor)}
 
 
 class Together:
