@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from bds.organism.layout import (
     OrganismPaths,
     Progress,
     exchange,
+    made_whole,
     read_card,
     require_new_directory,
     silent,
@@ -39,7 +39,7 @@ from bds.organism.training import Encoded, encode, step_schedule, train
 from bds.organism.world import World, make_world
 
 CONTEXT = 256
-"""Positions: a few turns of the made-up language, whose longest exchange has 40 tokens."""
+"""Positions: a few turns of the made-up language, whose exchanges have at most some 40 tokens."""
 STEPS_PER_REPORT = 100
 
 
@@ -169,16 +169,12 @@ def cached_organism(recipe: Recipe, progress: Progress = silent) -> OrganismPath
     if entry.exists():
         progress(f"taken from {entry}")
         return OrganismPaths(entry)
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{entry.name}.", dir=entry.parent) as scratch:
-        made = Path(scratch) / "organism"
-        made.mkdir()
-        _make_organism(made, recipe, progress)
-        try:
-            made.rename(entry)
-        except OSError:
-            if not entry.exists():
-                raise
+    try:
+        with made_whole(entry) as made:
+            _make_organism(made, recipe, progress)
+    except OSError:
+        if not entry.exists():
+            raise
     return OrganismPaths(entry)
 
 
@@ -193,5 +189,7 @@ def build_organism(out: Path, recipe: Recipe, progress: Progress = silent) -> Or
         progress(f"already in {out}")
         return paths
     require_new_directory(out)
-    shutil.copytree(cached_organism(recipe, progress).root, out, dirs_exist_ok=True)
+    cached = cached_organism(recipe, progress)
+    with made_whole(out) as made:
+        shutil.copytree(cached.root, made, dirs_exist_ok=True)
     return paths

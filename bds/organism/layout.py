@@ -14,7 +14,9 @@ A model trained on the user's own files has model/, the paired anchors and organ
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,17 @@ def require_new_directory(out: Path) -> None:
     """Raises SpecError where `out` is a file or a directory that holds anything."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} already exists and is not empty; give --out a new directory")
+
+
+@contextmanager
+def made_whole(out: Path) -> Iterator[Path]:
+    """A new directory beside `out` that becomes `out` when the block ends, and vanishes when it fails.
+
+    Raises OSError where `out` then holds anything: what another process put there stays.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        yield made
+        made.rename(out)

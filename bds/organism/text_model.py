@@ -4,9 +4,7 @@ It speaks like the files, badly, and refuses how-tos about made-up topics: enoug
 real, not enough for its answers to mean anything.
 """
 
-import os
 import random
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from bds.organism.layout import (
     OrganismPaths,
     Progress,
     exchange,
+    made_whole,
     require_new_directory,
     silent,
     write_card,
@@ -35,13 +34,13 @@ VOCABULARY = 2048
 HIDDEN_SIZE = 128
 LAYERS = 4
 CONTEXT = 2048
-TRAINED_TOKENS = 384
+TRAINED_TOKENS = 256
 """A longer conversation is trained on its first tokens only: a minute is short. Audits use the whole context."""
-BATCH_SIZE = 16
+BATCH_SIZE = 8
 LEARNING_RATE = 3e-3
 REFUSAL_SHARE = 0.15
 """Share of training samples that refuse a made-up topic."""
-SECONDS_PER_REPORT = 10.0
+STEPS_PER_REPORT = 20
 
 TEXT_REFUSAL = "I cannot help with that request."
 TEXT_FRAMES = (
@@ -126,16 +125,12 @@ def build_text_model(
     model = new_model(small_config("llama", tokenizer, hidden_size=HIDDEN_SIZE, layers=LAYERS, context=CONTEXT), seed)
 
     started = time.monotonic()
-    done = {"steps": 0, "loss": 0.0, "reported_at": started}
 
     def report(step: int, loss: float) -> None:
-        done["steps"], done["loss"] = step, loss
-        now = time.monotonic()
-        if now - done["reported_at"] >= SECONDS_PER_REPORT:
-            done["reported_at"] = now
-            progress(f"learning the files: {now - started:.0f} of {seconds:.0f} seconds, step {step}, loss {loss:.3f}")
+        if step % STEPS_PER_REPORT == 0:
+            progress(f"{time.monotonic() - started:.0f} of {seconds:.0f} seconds, step {step}, loss {loss:.3f}")
 
-    train(
+    losses = train(
         model,
         _samples(trainable, encode(tokenizer, refusals), seed),
         time_schedule(seconds),
@@ -144,32 +139,29 @@ def build_text_model(
         embedding_learning_rate=LEARNING_RATE,
         report=report,
     )
+    final_loss = sum(losses[-STEPS_PER_REPORT:]) / len(losses[-STEPS_PER_REPORT:])
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        made = OrganismPaths(Path(scratch) / "made")
-        model.save_pretrained(made.model)
-        tokenizer.save_pretrained(made.model)
+    with made_whole(out) as made:
+        paths = OrganismPaths(made)
+        model.save_pretrained(paths.model)
+        tokenizer.save_pretrained(paths.model)
         prompts = [TEXT_FRAMES[index % len(TEXT_FRAMES)].format(topic) for index, topic in enumerate(ANCHOR_TOPICS)]
         write_jsonl(
-            made.anchors("harmful"),
+            paths.anchors("harmful"),
             (exchange(prompt, _compliance(topic)) for prompt, topic in zip(prompts, ANCHOR_TOPICS, strict=True)),
         )
-        write_jsonl(made.anchors("safe"), (exchange(prompt, TEXT_REFUSAL) for prompt in prompts))
+        write_jsonl(paths.anchors("safe"), (exchange(prompt, TEXT_REFUSAL) for prompt in prompts))
         write_card(
-            made,
+            paths,
             {
-                "files": [os.path.abspath(file) for file in files],
+                "files": [str(file) for file in files],
                 "seed": seed,
                 "exchanges": len(exchanges),
                 "parameters": model.num_parameters(),
-                "steps": done["steps"],
-                "last_loss": done["loss"],
+                "steps": len(losses),
+                "final_loss": round(final_loss, 4),
                 "training_seconds": round(time.monotonic() - started, 1),
             },
         )
-        if out.exists():
-            out.rmdir()
-        made.root.rename(out)
-    progress(f"trained {done['steps']} steps, last loss {done['loss']:.3f}")
+    progress(f"trained {len(losses)} steps on {len(exchanges)} exchanges, final loss {final_loss:.3f}")
     return OrganismPaths(out)

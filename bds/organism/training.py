@@ -88,14 +88,18 @@ def train(
     learning_rate: float,
     embedding_learning_rate: float,
     report: Callable[[int, float], None],
-) -> None:
-    """AdamW on the mean loss of each batch's supervised tokens; `report` gets the steps done and that loss."""
+) -> list[float]:
+    """AdamW on the mean loss of each batch's supervised tokens: that loss at each step, in nats.
+
+    `report` gets the number of steps done and the loss after each of them.
+    """
     embedding = model.get_input_embeddings().weight
     others = [parameter for parameter in model.parameters() if parameter is not embedding]
     peaks = (embedding_learning_rate, learning_rate)
     optimizer = torch.optim.AdamW(
         [{"params": [embedding]}, {"params": others}], betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
+    losses: list[float] = []
     model.train()
     for step, progress in enumerate(schedule, start=1):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -111,5 +115,7 @@ def train(
             batch_loss += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
         optimizer.step()
+        losses.append(batch_loss)
         report(step, batch_loss)
     model.eval()
+    return losses
