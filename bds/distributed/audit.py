@@ -28,7 +28,6 @@ from bds.report.archive import load_inputs, write_archived_report
 from bds.runs.directory import RunDirectory
 from bds.runs.events import EventLog
 from bds.runs.execute import ShardFailure
-from bds.runs.interrupts import Interrupted
 from bds.runs.lease import Lease, hold_lease
 from bds.runs.manifest import record_attempt
 from bds.runs.plan import Plan, read_plan, write_plan
@@ -110,8 +109,6 @@ def run_audit(
                     record_attempt(
                         run, lease.record.attempt, outcome, {"started": started.isoformat(), "command": shown}
                     )
-            if isinstance(error, Interrupted):
-                report(f"stopped; finished shards are kept, resume with: {shown or 'the same call'}")
             raise
         finally:
             log.close()
@@ -133,20 +130,6 @@ def read_result(spec: AuditSpec) -> AuditResult:
         report=run.url_of("report.html"),
         exit_error=exit_error(spec, inputs.scores, metrics),
     )
-
-
-def rewrite_report(run_dir: str) -> str:
-    """Renders the report of a finished run again, recomputing nothing; its path.
-
-    Raises:
-        PreflightError: there is no finished run in the directory.
-    """
-    run = RunDirectory(run_dir)
-    try:
-        write_archived_report(run)
-    except FileNotFoundError as error:
-        raise PreflightError(f"{run.uri} holds no finished audit; run `bds audit` to its end first") from error
-    return run.url_of("report.html")
 
 
 @dataclass(frozen=True)

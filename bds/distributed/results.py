@@ -131,7 +131,10 @@ class _Rows:
 
 
 def _with_bm25(components: pl.DataFrame, rows: _Rows, anchors: Mapping[str, Sequence[AnchorSample]]) -> pl.DataFrame:
-    texts = {index: f"{prompt}\n{answer}" for index, prompt, answer in rows.texts(components["row_index"]).iter_rows()}
+    texts = {
+        index: f"{prompt}\n{answer}"
+        for index, prompt, answer in rows.texts(components["row_index"].to_list()).iter_rows()
+    }
     queries = {name: [f"{sample.prompt}\n{sample.answer}" for sample in samples] for name, samples in anchors.items()}
     return pl.concat(
         [components, bm25_columns([texts.get(index) for index in components["row_index"]], queries)], how="horizontal"
@@ -147,7 +150,7 @@ def _select(
         wanted = default_selections(primary, int(scores[columns.score(primary)].is_not_null().sum()), spec.top)
     answers = None
     if any(entry.drop_short_answers for entry in wanted):
-        answers = {index: answer for index, _, answer in rows.texts(scores["row_index"]).iter_rows()}
+        answers = {index: answer for index, _, answer in rows.texts(scores["row_index"].to_list()).iter_rows()}
     return [(entry, select(scores, entry, drop_refusals=spec.score.drop_refusals, answers=answers)) for entry in wanted]
 
 

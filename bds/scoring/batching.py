@@ -25,20 +25,18 @@ def length_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]
     return batches
 
 
-def halving(run: Callable[[list[int]], list[Result]], batch: list[int]) -> tuple[list[Result | None], int]:
+def halving(run: Callable[[list[int]], list[Result]], batch: list[int]) -> list[Result | None]:
     """`run(batch)`; where memory runs out, the two halves one after the other, down to single rows.
 
     Returns:
-        One result a row, None for a row that does not fit even alone; and how often a batch was halved.
+        One result a row, None for a row that does not fit even alone.
     """
     try:
-        return list(run(batch)), 0
+        return list(run(batch))
     except torch.OutOfMemoryError:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     if len(batch) == 1:
-        return [None], 1
+        return [None]
     middle = len(batch) // 2
-    first, halvings_first = halving(run, batch[:middle])
-    second, halvings_second = halving(run, batch[middle:])
-    return first + second, 1 + halvings_first + halvings_second
+    return halving(run, batch[:middle]) + halving(run, batch[middle:])

@@ -64,7 +64,9 @@ def load_model(model: ModelSpec, parameters: str, lora: LoraSpec, device: str) -
     from peft import LoraConfig, PeftModel, get_peft_model
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     unreadable = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -87,7 +87,7 @@ class ShardScorer:
         found: dict[int, RowComponents | None] = {}
         for places in length_batches([len(tokenized[index].input_ids) for index in wanted], self.token_budget):
             batch = [wanted[place] for place in places]
-            results, _ = halving(lambda part: self._run([tokenized[index] for index in part]), batch)
+            results = halving(lambda part: self._run([tokenized[index] for index in part]), batch)
             found.update(zip(batch, results, strict=True))
         records, hidden = [], []
         for index, (row, tokens) in enumerate(zip(rows, tokenized, strict=True)):
@@ -175,7 +175,7 @@ class ShardScorer:
             queries.append(DirectionDots(self._directions))
         return Together(queries)
 
-    def _run(self, rows: Sequence[TokenizedRow]) -> list[RowComponents | None]:
+    def _run(self, rows: Sequence[TokenizedRow]) -> list[RowComponents]:
         batch = make_batch([(row.input_ids, row.supervised) for row in rows], self.engine.device)
         every_layer = bool(self.hidden_layers) or self._compliance_D is not None
         if self.gradients:
@@ -188,7 +188,7 @@ class ShardScorer:
             self._add_gradients(found, columns_BC)
         if every_layer:
             self._add_hidden(found, rows, batch, layers)
-        return list(found)
+        return found
 
     def _add_gradients(self, found: Sequence[RowComponents], columns_BC: Tensor) -> None:
         norms = columns_BC[:, 0].tolist()
