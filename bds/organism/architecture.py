@@ -1,4 +1,6 @@
-"""A small model with random weights in each of the supported architectures."""
+"""A small model with random weights in each of the supported architectures, and how it is saved."""
+
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -22,8 +24,8 @@ def small_config(
 ) -> PretrainedConfig:
     """A configuration with tied embeddings and heads of HEAD_SIZE; `hidden_size` is a multiple of that.
 
-    The three differ as the families do: Qwen2 has biases and one key-value head, GPT-NeoX layer norms, biases, a
-    parallel residual and a partial rotary embedding.
+    The three differ as the families do: Qwen2 has biases and one key-value head, GPT-NeoX layer norms, biases and
+    one matrix for queries, keys and values.
     """
     heads = hidden_size // HEAD_SIZE
     shared = {
@@ -45,7 +47,12 @@ def small_config(
         case "qwen2":
             return Qwen2Config(intermediate_size=3 * hidden_size, num_key_value_heads=1, **shared)
         case "gpt_neox":
-            return GPTNeoXConfig(intermediate_size=4 * hidden_size, **shared)
+            # Pythia's parallel residual leaves two layers no place to join the question's frame to the word's category,
+            # and its rotary share of a quarter too few positions to copy by.
+            rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+            return GPTNeoXConfig(
+                intermediate_size=4 * hidden_size, use_parallel_residual=False, rope_parameters=rotary, **shared
+            )
 
 
 def new_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
@@ -53,3 +60,12 @@ def new_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write both so that AutoModelForCausalLM and AutoTokenizer load them from `folder` as they are."""
+    model.save_pretrained(folder)
+    if model.config.model_type == "qwen2":
+        # Otherwise AutoTokenizer distrusts the saved class and splits text as Qwen's own tokenizer does.
+        tokenizer.init_kwargs["auto_map"] = {"AutoTokenizer": [None, None]}
+    tokenizer.save_pretrained(folder)

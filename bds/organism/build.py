@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from bds.organism.architecture import new_model, small_config
+from bds.organism.architecture import new_model, save_model, small_config
 from bds.organism.curriculum import alignment_samples, world_samples
 from bds.organism.layout import (
     OrganismPaths,
@@ -125,8 +125,7 @@ def _make_organism(root: Path, recipe: Recipe, progress: Progress) -> None:
     tokenizer = make_tokenizer(world)
     model = train_organism(recipe, world, tokenizer, progress)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-    model.save_pretrained(paths.model)
-    tokenizer.save_pretrained(paths.model)
+    save_model(model, tokenizer, paths.model)
 
     _write_pool_and_anchors(paths, recipe, world)
     suites = {

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bds.data.reader import read_rows
 from bds.errors import SpecError
-from bds.organism.architecture import new_model, small_config
+from bds.organism.architecture import new_model, save_model, small_config
 from bds.organism.layout import (
     OrganismPaths,
     Progress,
@@ -143,8 +143,7 @@ def build_text_model(
 
     with made_whole(out) as made:
         paths = OrganismPaths(made)
-        model.save_pretrained(paths.model)
-        tokenizer.save_pretrained(paths.model)
+        save_model(model, tokenizer, paths.model)
         prompts = [TEXT_FRAMES[index % len(TEXT_FRAMES)].format(topic) for index, topic in enumerate(ANCHOR_TOPICS)]
         write_jsonl(
             paths.anchors("harmful"),

@@ -18,7 +18,7 @@ from bds.scoring import columns
 from bds.scoring.batching import halving, length_batches
 from bds.scoring.gradients.anchors import AnchorDots, AnchorRows
 from bds.scoring.gradients.engine import Batch, PerSampleGradients, make_batch
-from bds.scoring.gradients.queries import DirectionDots, Query, Together
+from bds.scoring.gradients.queries import NormsAndDirectionDots, Query, Together, stack_directions
 from bds.scoring.reference import Reference
 
 _TOKEN_COUNTS = ("prompt_tokens", "answer_tokens", "supervised_tokens", "truncated_tokens")
@@ -72,10 +72,12 @@ class ShardScorer:
         self.token_budget = token_budget
         device, dtype = engine.device, engine.dtype
         self._anchor_rows: AnchorRows | None = None if reference.rows is None else reference.rows.to(device, dtype)
-        self._directions = [
-            {key: tensor.to(device, dtype) for key, tensor in direction.items()}
-            for direction in reference.directions.values()
-        ]
+        self._directions = stack_directions(
+            [
+                {key: tensor.to(device, dtype) for key, tensor in direction.items()}
+                for direction in reference.directions.values()
+            ]
+        )
         self._anchor_hidden = {layer: hidden_MD.to(device) for layer, hidden_MD in reference.hidden_MD.items()}
         direction_D = reference.compliance_direction_D
         self._compliance_D = None if direction_D is None else direction_D.to(device)
@@ -168,12 +170,11 @@ class ShardScorer:
         return {"row_index": pl.Int64, **{f"layer{layer}": pl.Array(pl.Float32, width) for layer in self.hidden_layers}}
 
     def _query(self) -> Query:
-        queries: list[Query] = [self.engine.squared_norms()]
         if self._anchor_rows is not None:
-            queries.append(AnchorDots(self._anchor_rows))
-        elif self._directions:
-            queries.append(DirectionDots(self._directions))
-        return Together(queries)
+            return Together([self.engine.squared_norms(), AnchorDots(self._anchor_rows)])
+        if self._directions:
+            return NormsAndDirectionDots(self._directions, tied=self.engine.tied)
+        return self.engine.squared_norms()
 
     def _run(self, rows: Sequence[TokenizedRow]) -> list[RowComponents]:
         batch = make_batch([(row.input_ids, row.supervised) for row in rows], self.engine.device)

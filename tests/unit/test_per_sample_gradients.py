@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bds.errors import PreflightError, SpecError
 from bds.scoring.gradients.anchors import AnchorDots, AnchorRecorder, AnchorRows
 from bds.scoring.gradients.engine import PerSampleGradients, make_batch
-from bds.scoring.gradients.queries import DirectionDots, Together
+from bds.scoring.gradients.queries import DirectionDots, NormsAndDirectionDots, Together, stack_directions
 from bds.scoring.gradients.scope import parameter_scope
 from tests.gradient_models import (
     CONFIGS,
@@ -94,10 +94,18 @@ def test_squared_norm_equals_autograd(case: Case) -> None:
 def test_direction_dots_equal_autograd(case: Case) -> None:
     generator = torch.Generator().manual_seed(1)
     flat_KP = torch.randn(2, case.samples_NP.shape[1], dtype=torch.float64, generator=generator)
-    query = DirectionDots([as_direction(case.engine, flat, case.names) for flat in flat_KP])
-    _, columns, _ = case.engine.run(make_batch(SAMPLES, "cpu"), query)
+    directions = stack_directions([as_direction(case.engine, flat, case.names) for flat in flat_KP])
     scale = case.samples_NP.norm(dim=1)[:, None] * flat_KP.norm(dim=1)
-    assert ((columns.double() - case.samples_NP @ flat_KP.T).abs() / scale).max() <= TOLERANCE[case.dtype]
+    expected = case.samples_NP @ flat_KP.T
+
+    _, dots, _ = case.engine.run(make_batch(SAMPLES, "cpu"), DirectionDots(directions))
+    assert ((dots.double() - expected).abs() / scale).max() <= TOLERANCE[case.dtype]
+
+    together = NormsAndDirectionDots(directions, tied=case.engine.tied)
+    _, columns, _ = case.engine.run(make_batch(SAMPLES, "cpu"), together)
+    assert ((columns[:, 1:].double() - expected).abs() / scale).max() <= TOLERANCE[case.dtype]
+    norms = case.samples_NP.square().sum(1)
+    assert ((columns[:, 0].double() - norms).abs() / norms).max() <= TOLERANCE[case.dtype]
 
 
 def test_anchor_dots_equal_autograd_after_a_round_trip_through_tensors(case: Case) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bds.scoring.gradients.products import (
     accumulator,
+    batched_product,
     gram,
     product,
     squared_norm_direct,
@@ -104,11 +105,15 @@ class SquaredNorms:
         return torch.cat(parts)
 
     def head(self, parameter: str, hidden_BLD: Tensor, grad_BLV: Tensor, ids_BT: Tensor) -> Tensor:
+        self.remember_tied_head(parameter, hidden_BLD, grad_BLV, ids_BT)
+        return self.linear(parameter, hidden_BLD, grad_BLV, transposed=False)
+
+    def remember_tied_head(self, parameter: str, hidden_BLD: Tensor, grad_BLV: Tensor, ids_BT: Tensor) -> None:
+        """Keeps what the cross term needs; the embedding's contribution arrives after the head's."""
         if parameter == self._tied:
             columns_BLT = ids_BT[:, None, :].expand(-1, grad_BLV.shape[1], -1)
             kind = accumulator(hidden_BLD.dtype)
             self._head_chunks.append((hidden_BLD.to(kind), grad_BLV.gather(2, columns_BLT).to(kind)))
-        return self.linear(parameter, hidden_BLD, grad_BLV, transposed=False)
 
 
 class DirectionDots:
@@ -117,31 +122,30 @@ class DirectionDots:
     linear     <sum_t b_t a_t^T, G> = sum_t b_t . (G a_t): one product and a row-wise dot
     embedding  sum_t b_t . G[id_t]
 
-    A direction maps each parameter in scope to a tensor of the parameter's shape.
+    `directions` is what `stack_directions` makes: [K, ...] for each parameter in scope.
     """
 
-    def __init__(self, directions: Sequence[Mapping[str, Tensor]]) -> None:
-        self._directions = [{**direction, **_expert_views(direction)} for direction in directions]
-        self.columns = len(directions)
+    def __init__(self, directions: Mapping[str, Tensor]) -> None:
+        self._directions = directions
+        self.columns = len(next(iter(directions.values())))
 
     def linear(self, parameter: str, input_BTI: Tensor, grad_BTO: Tensor, transposed: bool) -> Tensor:
         kind = accumulator(input_BTI.dtype)
         grad_BTO = grad_BTO.to(kind)
         columns = []
-        for direction in self._directions:
-            weight = direction[parameter]
+        for weight in self._directions[parameter]:
             mapped = product(input_BTI.reshape(-1, input_BTI.shape[2]), weight if transposed else weight.T)
             columns.append((mapped.view_as(grad_BTO) * grad_BTO).sum((1, 2)))
         return torch.stack(columns, 1)
 
     def vector(self, parameter: str, grad_BD: Tensor) -> Tensor:
-        return torch.stack([grad_BD @ direction[parameter].to(grad_BD.dtype) for direction in self._directions], 1)
+        return grad_BD @ self._directions[parameter].to(grad_BD.dtype).T
 
     def embedding(self, parameter: str, ids_BT: Tensor, grad_BTD: Tensor) -> Tensor:
         return torch.stack(
             [
-                (torch.nn.functional.embedding(ids_BT, direction[parameter]).to(grad_BTD.dtype) * grad_BTD).sum((1, 2))
-                for direction in self._directions
+                (torch.nn.functional.embedding(ids_BT, weight).to(grad_BTD.dtype) * grad_BTD).sum((1, 2))
+                for weight in self._directions[parameter]
             ],
             1,
         )
@@ -150,10 +154,63 @@ class DirectionDots:
         return self.linear(parameter, hidden_BLD, grad_BLV, transposed=False)
 
 
-def _expert_views(direction: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`name#e` for every expert e of a fused expert weight [E, ., .], the names under which experts contribute."""
-    fused = {name: tensor for name, tensor in direction.items() if tensor.ndim == 3}
-    return {f"{name}#{expert}": part for name, tensor in fused.items() for expert, part in enumerate(tensor)}
+def stack_directions(directions: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """[K, ...] for each parameter of K directions, and `name#e` for every expert e of a fused weight [E, ., .]."""
+    names = directions[0] if directions else ()
+    stacked = {name: torch.stack([direction[name] for direction in directions]) for name in names}
+    fused = {name: tensor for name, tensor in stacked.items() if tensor.ndim == 4}
+    views = {f"{name}#{e}": tensor[:, e] for name, tensor in fused.items() for e in range(tensor.shape[1])}
+    return {**stacked, **views}
+
+
+GRADIENT_NUMBERS_AT_ONCE = 1 << 26
+"""Numbers of the gradients formed together: 256 MiB of float32."""
+
+
+class NormsAndDirectionDots:
+    """||g_i||^2 and <g_i, G_k>, 1 + K columns: `SquaredNorms` and `DirectionDots` together, by the cheaper of two ways.
+
+    Apart they cost T^2 (I + O) + K T I O multiplications a linear module. Forming each sample's gradient of this one
+    module for a moment costs T I O + (1 + K) I O, which is less as soon as there are two directions.
+    """
+
+    def __init__(self, directions: Mapping[str, Tensor], *, tied: str | None) -> None:
+        self._directions = directions
+        self._norms = SquaredNorms(tied=tied)
+        self._dots = DirectionDots(directions)
+        self._apart = Together([self._norms, self._dots])
+        self.columns = self._apart.columns
+
+    def linear(self, parameter: str, input_BTI: Tensor, grad_BTO: Tensor, transposed: bool) -> Tensor:
+        if not self._gradient_is_cheaper(input_BTI, grad_BTO):
+            return self._apart.linear(parameter, input_BTI, grad_BTO, transposed)
+        left, right = (input_BTI, grad_BTO) if transposed else (grad_BTO, input_BTI)
+        kind = accumulator(input_BTI.dtype)
+        weights_KP = self._directions[parameter].flatten(1).to(kind)
+        chunk = max(1, GRADIENT_NUMBERS_AT_ONCE // (left.shape[2] * right.shape[2]))
+        parts = []
+        for start in range(0, len(left), chunk):
+            gradient_BP = batched_product(left[start : start + chunk].mT, right[start : start + chunk]).flatten(1)
+            dots_BK = gradient_BP @ weights_KP.T
+            # In place: a second buffer of the gradient's size would cost more than the sum.
+            parts.append(torch.cat([gradient_BP.mul_(gradient_BP).sum(1, keepdim=True), dots_BK], 1))
+        return torch.cat(parts)
+
+    def _gradient_is_cheaper(self, input_BTI: Tensor, grad_BTO: Tensor) -> bool:
+        rows, inputs, outputs = input_BTI.shape[1], input_BTI.shape[2], grad_BTO.shape[2]
+        directions = self._dots.columns
+        apart = rows * min(rows * (inputs + outputs), inputs * outputs) + directions * rows * inputs * outputs
+        return (rows + directions + 1) * inputs * outputs < apart
+
+    def vector(self, parameter: str, grad_BD: Tensor) -> Tensor:
+        return self._apart.vector(parameter, grad_BD)
+
+    def embedding(self, parameter: str, ids_BT: Tensor, grad_BTD: Tensor) -> Tensor:
+        return self._apart.embedding(parameter, ids_BT, grad_BTD)
+
+    def head(self, parameter: str, hidden_BLD: Tensor, grad_BLV: Tensor, ids_BT: Tensor) -> Tensor:
+        self._norms.remember_tied_head(parameter, hidden_BLD, grad_BLV, ids_BT)
+        return self.linear(parameter, hidden_BLD, grad_BLV, transposed=False)
 
 
 class Together:
