@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bds.runs.manifest import versions
 from bds.scoring.gradients.anchors import AnchorDots, AnchorRecorder
 from bds.scoring.gradients.engine import PerSampleGradients, make_batch
-from bds.scoring.gradients.queries import NormsAndDirectionDots, Together, stack_directions
+from bds.scoring.gradients.queries import NormsAndDirectionDots, Together, with_expert_views
 from bds.scoring.gradients.scope import parameter_scope
 from bds.scoring.reference import mean_unit_gradient
 
@@ -120,7 +120,7 @@ def main() -> None:
     anchor_rows = recorder.rows()
     directions = [mean_unit_gradient(engine, anchors, norm, 10**6) for anchors, norm in zip(sets, norms, strict=True)]
     order = [name for name, _ in reference.named_parameters()]
-    stacked = stack_directions(directions)
+    stacked = with_expert_views({name: torch.stack([part[name] for part in directions]) for name in directions[0]})
     flat = [torch.cat([direction[name].view(-1) for name in order]) for direction in directions]
 
     def self_influence_one_by_one(padded_to: int | None) -> list[float]:

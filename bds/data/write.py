@@ -1,12 +1,9 @@
 """Selected records back to a dataset in the input's own container and columns, so that the next tool reads them."""
 
-import contextlib
 import csv
 import gzip
 import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,35 +13,19 @@ import zstandard
 
 from bds.data.files import list_files, split_extension
 from bds.data.huggingface import is_huggingface
-from bds.data.reader import Dataset, extension_of
+from bds.data.reader import extension_of
 
 _GZIP_NO_TIMESTAMP = 0
 
 
-def write_records(records: Sequence[dict[str, Any]], path_without_extension: str, like: Dataset | str) -> str:
-    """Write the records beside one another into one local file, atomically, and return its path.
+def encode_like(records: Sequence[dict[str, Any]], source: str) -> tuple[str, bytes]:
+    """The records as a file in the container of the dataset they were read from: its ending, and its bytes.
 
-    like: the dataset, or the path, that they were read from. JSON array -> .json, JSONL -> .jsonl, CSV -> .csv, Parquet
-    and Hugging Face -> .parquet (a Parquet file keeps its column types); compressed input keeps its compression.
+    JSON array -> .json, JSONL -> .jsonl, CSV -> .csv, Parquet and Hugging Face -> .parquet (a Parquet file keeps its
+    column types); compressed input keeps its compression.
     """
-    source = like.path if isinstance(like, Dataset) else like
     extension = extension_of(source)
-    content = encode_records(records, extension, table_schema(source))
-    path = path_without_extension + extension
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    return path
+    return extension, encode_records(records, extension, table_schema(source))
 
 
 def encode_records(records: Sequence[dict[str, Any]], extension: str, schema: pyarrow.Schema | None = None) -> bytes:

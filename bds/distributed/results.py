@@ -7,9 +7,8 @@ from typing import Any, Protocol, TypeVar
 import polars as pl
 
 from bds.data.anchors import AnchorSample
-from bds.data.reader import extension_of
 from bds.data.rows import Row
-from bds.data.write import encode_records, table_schema
+from bds.data.write import encode_like
 from bds.report.archive import SCORES, save_inputs
 from bds.report.flagged import rows_to_explain
 from bds.report.inputs import DetectorInfo, ReportInputs, SelectionInfo
@@ -157,7 +156,7 @@ def _select(
 def primary_detector(passes: Passes) -> str:
     """The column that the default selections rank by: bidirectional gradients, else what comes nearest to them.
 
-    On the tiny aligned model they pick out the most damaging samples of all detectors (docs: benchmarks/results).
+    On the tiny aligned model its top 100 broke refusals more reliably than any other detector's.
     """
     order = [
         "gradient_bidirectional",
@@ -175,14 +174,13 @@ def _write_selections(
     run: RunDirectory, spec: AuditSpec, selections: Sequence[tuple[SelectionSpec, Selection]], rows: _Rows
 ) -> dict[str, str]:
     """Each selection as a dataset in the input's own container, rows in the selection's order."""
-    extension = extension_of(spec.data.path)
-    schema = table_schema(spec.data.path)
     paths = {}
     for _, selection in selections:
         chosen = selection.rows["row_index"].to_list()
         records = rows.by_index(chosen)
+        extension, content = encode_like([records[index].record for index in chosen], spec.data.path)
         path = f"selections/{selection.name}{extension}"
-        run.write_bytes(path, encode_records([records[index].record for index in chosen], extension, schema))
+        run.write_bytes(path, content)
         paths[selection.name] = run.url_of(path)
     return paths
 

@@ -138,7 +138,7 @@ def score_distribution(
         axes.set_xlabel(f"score{' (log scale)' if log else ''}", loc="right", fontsize=9, color=MUTED)
         axes.set_ylabel("rows", fontsize=9, color=MUTED)
         if large:
-            axes.legend(loc="upper left" if _leans_right(scores) else "upper right", frameon=False, fontsize=9)
+            axes.legend(loc="center left" if _leans_right(scores) else "center right", frameon=False, fontsize=9)
 
     alt = (
         f"Histogram of the {title} score of {count(len(scores))} rows, from {number(float(scores.min()))} to "

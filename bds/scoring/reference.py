@@ -32,12 +32,18 @@ class ReferencePlan:
 
     gradients: bool
     per_sample: bool
-    """Keep every anchor apart (factored), or one dense mean a set."""
+    """Keep every anchor apart, or one mean a set."""
     hidden_layers: tuple[int, ...]
     larf_layer: int | None
     compliance: bool
     compliance_layer: int | None
     first_answer_tokens: int | None
+
+
+DENSE_NUMBERS = 1 << 28
+"""Single anchors are kept as dense gradients up to so many numbers in all (1 GiB of float32), beyond it as factors.
+Dense ones cost a row M I O multiplications a module, factored ones T S (I + O) over all S anchor tokens: far more for
+a small model, far less memory for a large one."""
 
 
 @dataclass
@@ -50,7 +56,9 @@ class Reference:
     anchor_norms_M: Tensor | None = None
     """Gradient norms."""
     rows: AnchorRows | None = None
-    directions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """The anchors' gradients in factored form, where every anchor is kept apart and dense ones would take too much."""
+    directions: dict[str, Tensor] = field(default_factory=dict)
+    """Dense directions [K, ...] by parameter: every anchor's unit gradient (K = M), or each set's mean of them."""
     hidden_MD: dict[int, Tensor] = field(default_factory=dict)
     """By layer: the hidden state at the answer's last token, scaled to unit length, float32."""
     compliance_layer: int | None = None
@@ -152,10 +160,11 @@ def _add_gradients(
 ) -> None:
     recorder = AnchorRecorder()
     norms = []
+    factored = reference.plan.per_sample and len(samples) * _scope_numbers(engine) > DENSE_NUMBERS
     for batch, count in _in_order(samples, engine, token_budget):
         _, columns_BC, _ = engine.run(batch, engine.squared_norms())
         norms.append(columns_BC[:, 0])
-        if reference.plan.per_sample:
+        if factored:
             engine.run(batch, recorder)
             recorder.batch_done(count)
     norms_M = torch.cat(norms).sqrt()
@@ -165,11 +174,18 @@ def _add_gradients(
             "it points nowhere, so take it out or choose other parameters"
         )
     reference.anchor_norms_M = norms_M.cpu()
-    if reference.plan.per_sample:
+    if factored:
         reference.rows = recorder.rows().to("cpu", torch.float32)
         return
-    for name, part in reference.slices().items():
-        reference.directions[name] = mean_unit_gradient(engine, samples[part], norms_M[part], token_budget)
+    groups = (
+        [slice(j, j + 1) for j in range(len(samples))] if reference.plan.per_sample else reference.slices().values()
+    )
+    means = [mean_unit_gradient(engine, samples[group], norms_M[group], token_budget) for group in groups]
+    reference.directions = {name: torch.stack([mean[name] for mean in means]) for name in means[0]}
+
+
+def _scope_numbers(engine: PerSampleGradients) -> int:
+    return sum(part.numel() for name, part in engine.model.named_parameters() if name in engine.scope)
 
 
 def mean_unit_gradient(
@@ -209,8 +225,7 @@ def to_bytes(reference: Reference) -> bytes:
         tensors |= {f"rows|{key}": tensor for key, tensor in reference.rows.to_tensors().items()}
     if reference.anchor_norms_M is not None:
         tensors["norms"] = reference.anchor_norms_M
-    for name, direction in reference.directions.items():
-        tensors |= {f"direction|{name}|{parameter}": tensor.contiguous() for parameter, tensor in direction.items()}
+    tensors |= {f"direction|{parameter}": tensor.contiguous() for parameter, tensor in reference.directions.items()}
     for layer, hidden in reference.hidden_MD.items():
         tensors[f"hidden|{layer}"] = hidden.contiguous()
     if reference.compliance_direction_D is not None:
@@ -245,6 +260,5 @@ def from_bytes(content: bytes) -> Reference:
         if kind == "hidden":
             reference.hidden_MD[int(rest)] = tensor
         elif kind == "direction":
-            name, _, parameter = rest.partition("|")
-            reference.directions.setdefault(name, {})[parameter] = tensor
+            reference.directions[rest] = tensor
     return reference

@@ -18,7 +18,7 @@ from bds.scoring import columns
 from bds.scoring.batching import halving, length_batches
 from bds.scoring.gradients.anchors import AnchorDots, AnchorRows
 from bds.scoring.gradients.engine import Batch, PerSampleGradients, make_batch
-from bds.scoring.gradients.queries import NormsAndDirectionDots, Query, Together, stack_directions
+from bds.scoring.gradients.queries import NormsAndDirectionDots, Query, Together, with_expert_views
 from bds.scoring.reference import Reference
 
 _TOKEN_COUNTS = ("prompt_tokens", "answer_tokens", "supervised_tokens", "truncated_tokens")
@@ -72,11 +72,8 @@ class ShardScorer:
         self.token_budget = token_budget
         device, dtype = engine.device, engine.dtype
         self._anchor_rows: AnchorRows | None = None if reference.rows is None else reference.rows.to(device, dtype)
-        self._directions = stack_directions(
-            [
-                {key: tensor.to(device, dtype) for key, tensor in direction.items()}
-                for direction in reference.directions.values()
-            ]
+        self._directions = with_expert_views(
+            {name: tensor.to(device, dtype) for name, tensor in reference.directions.items()}
         )
         self._anchor_hidden = {layer: hidden_MD.to(device) for layer, hidden_MD in reference.hidden_MD.items()}
         direction_D = reference.compliance_direction_D
@@ -157,7 +154,7 @@ class ShardScorer:
             schema[columns.SQUARED_GRADIENT_NORM] = pl.Float32
         if self.gradients and reference.plan.gradients:
             schema |= {columns.direction_dot(name): pl.Float32 for name in reference.counts}
-            if reference.rows is not None:
+            if reference.plan.per_sample:
                 schema |= {columns.anchor_dots(name): pl.List(pl.Float32) for name in reference.counts}
         for layer in reference.hidden_MD:
             schema |= {columns.cosines(name, layer): pl.List(pl.Float32) for name in reference.counts}
@@ -195,9 +192,13 @@ class ShardScorer:
         norms = columns_BC[:, 0].tolist()
         for components, norm in zip(found, norms, strict=True):
             components.squared_gradient_norm = norm
+        if not self.reference.plan.gradients:
+            return
+        unit_BM = columns_BC[:, 1:]
         if self._anchor_rows is not None:
             assert self.reference.anchor_norms_M is not None
-            unit_BM = columns_BC[:, 1:] / self.reference.anchor_norms_M.to(columns_BC)
+            unit_BM = unit_BM / self.reference.anchor_norms_M.to(unit_BM)
+        if self.reference.plan.per_sample:
             for name, part in self.reference.slices().items():
                 for components, dots, mean in zip(
                     found, unit_BM[:, part].tolist(), unit_BM[:, part].mean(1).tolist(), strict=True
@@ -205,8 +206,8 @@ class ShardScorer:
                     components.anchor_dots[name] = dots
                     components.direction_dots[name] = mean
         else:
-            for index, name in enumerate(self.reference.directions):
-                for components, dot in zip(found, columns_BC[:, 1 + index].tolist(), strict=True):
+            for index, name in enumerate(self.reference.counts):
+                for components, dot in zip(found, unit_BM[:, index].tolist(), strict=True):
                     components.direction_dots[name] = dot
 
     def _add_hidden(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bds.errors import PreflightError, SpecError
 from bds.scoring.gradients.anchors import AnchorDots, AnchorRecorder, AnchorRows
 from bds.scoring.gradients.engine import PerSampleGradients, make_batch
-from bds.scoring.gradients.queries import DirectionDots, NormsAndDirectionDots, Together, stack_directions
+from bds.scoring.gradients.queries import DirectionDots, NormsAndDirectionDots, Together, with_expert_views
 from bds.scoring.gradients.scope import parameter_scope
 from tests.gradient_models import (
     CONFIGS,
@@ -74,14 +74,14 @@ def recorded_anchors(engine: PerSampleGradients) -> AnchorRows:
     return recorder.rows()
 
 
-def as_direction(engine: PerSampleGradients, flat_P: Tensor, names: list[str]) -> dict[str, Tensor]:
+def as_directions(engine: PerSampleGradients, flat_KP: Tensor, names: list[str]) -> dict[str, Tensor]:
     shapes = dict(engine.model.named_parameters())
-    direction, start = {}, 0
+    directions, start = {}, 0
     for name in names:
         size = shapes[name].numel()
-        direction[name] = flat_P[start : start + size].view_as(shapes[name]).to(engine.dtype)
+        directions[name] = flat_KP[:, start : start + size].reshape(-1, *shapes[name].shape).to(engine.dtype)
         start += size
-    return direction
+    return directions
 
 
 def test_squared_norm_equals_autograd(case: Case) -> None:
@@ -94,7 +94,7 @@ def test_squared_norm_equals_autograd(case: Case) -> None:
 def test_direction_dots_equal_autograd(case: Case) -> None:
     generator = torch.Generator().manual_seed(1)
     flat_KP = torch.randn(2, case.samples_NP.shape[1], dtype=torch.float64, generator=generator)
-    directions = stack_directions([as_direction(case.engine, flat, case.names) for flat in flat_KP])
+    directions = with_expert_views(as_directions(case.engine, flat_KP, case.names))
     scale = case.samples_NP.norm(dim=1)[:, None] * flat_KP.norm(dim=1)
     expected = case.samples_NP @ flat_KP.T
 

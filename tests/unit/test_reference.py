@@ -66,7 +66,8 @@ def test_directions_are_means_of_unit_gradients_of_the_first_answer_tokens(
             mask = [i in labels for i in range(len(row.input_ids))]
             units.append(functional.normalize(autograd_gradient(model, (row.input_ids, mask), engine.scope), dim=0))
         expected = torch.stack(units).mean(0)
-        found = torch.cat([reference.directions[name][part].flatten() for part in names]).double()
+        place = list(PAIRS).index(name)
+        found = torch.cat([reference.directions[part][place].flatten() for part in names]).double()
         assert (found - expected).norm() / expected.norm() < 1e-5
         assert found.norm() < 1  # a mean of unit vectors, not normalised again
 
@@ -95,15 +96,21 @@ def test_hidden_states_and_compliance_direction_come_from_the_models_own_layers(
     torch.testing.assert_close(reference.compliance_direction_D, chosen.direction_D, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("per_sample", [True, False])
-def test_bytes_round_trip(loaded: tuple[PerSampleGradients, ConversationTokenizer], per_sample: bool) -> None:
+@pytest.mark.parametrize(("per_sample", "dense_numbers"), [(True, 0), (True, 1 << 28), (False, 1 << 28)])
+def test_bytes_round_trip(
+    loaded: tuple[PerSampleGradients, ConversationTokenizer],
+    per_sample: bool,
+    dense_numbers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bds.scoring.reference.DENSE_NUMBERS", dense_numbers)
     reference = prepared(loaded, plan(per_sample=per_sample))
     content = to_bytes(reference)
     again = from_bytes(content)
     assert to_bytes(again) == content
     assert again.plan == reference.plan
     assert again.counts == reference.counts
-    assert (again.rows is None) == (not per_sample)
+    assert (again.rows is None) == (dense_numbers > 0)
 
 
 def test_an_anchor_whose_answer_is_cut_off_is_named(

@@ -109,6 +109,21 @@ def test_a_rows_numbers_do_not_depend_on_the_batch_it_is_in(loaded: Loaded) -> N
             assert together[name].equals(apart[name])
 
 
+def test_factored_anchors_give_the_same_dots_as_dense_ones(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, tokenize, _ = loaded
+    monkeypatch.setattr("bds.scoring.reference.DENSE_NUMBERS", 0)
+    factored = prepare_reference(engine, tokenize, anchors(), ROLES, plan(), 64)
+    assert factored.rows is not None
+    dense_table = scorer(loaded).score(ROWS)["components"]
+    table = scorer(loaded, reference=factored).score(ROWS)["components"]
+    for left, right in zip(dense_table.iter_rows(named=True), table.iter_rows(named=True), strict=True):
+        if left["status"] in SCORED_STATUSES:
+            scale = math.sqrt(left[columns.SQUARED_GRADIENT_NORM])
+            for name in ("harmful", "safe"):
+                found = right[columns.anchor_dots(name)]
+                assert found == pytest.approx(left[columns.anchor_dots(name)], abs=1e-5 * scale)
+
+
 def test_dense_directions_give_the_same_dots_as_single_anchors(loaded: Loaded) -> None:
     engine, tokenize, _ = loaded
     dense = prepare_reference(engine, tokenize, anchors(), ROLES, plan(per_sample=False), 64)

@@ -122,7 +122,7 @@ class DirectionDots:
     linear     <sum_t b_t a_t^T, G> = sum_t b_t . (G a_t): one product and a row-wise dot
     embedding  sum_t b_t . G[id_t]
 
-    `directions` is what `stack_directions` makes: [K, ...] for each parameter in scope.
+    `directions` holds [K, ...] for each parameter in scope, `with_expert_views`.
     """
 
     def __init__(self, directions: Mapping[str, Tensor]) -> None:
@@ -154,13 +154,11 @@ class DirectionDots:
         return self.linear(parameter, hidden_BLD, grad_BLV, transposed=False)
 
 
-def stack_directions(directions: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """[K, ...] for each parameter of K directions, and `name#e` for every expert e of a fused weight [E, ., .]."""
-    names = directions[0] if directions else ()
-    stacked = {name: torch.stack([direction[name] for direction in directions]) for name in names}
-    fused = {name: tensor for name, tensor in stacked.items() if tensor.ndim == 4}
+def with_expert_views(directions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adds `name#e` for every expert e of a fused expert weight, which is [K, E, ., .] here: contributions come so."""
+    fused = {name: tensor for name, tensor in directions.items() if tensor.ndim == 4}
     views = {f"{name}#{e}": tensor[:, e] for name, tensor in fused.items() for e in range(tensor.shape[1])}
-    return {**stacked, **views}
+    return {**directions, **views}
 
 
 GRADIENT_NUMBERS_AT_ONCE = 1 << 26
