@@ -37,6 +37,7 @@ from bds.organism.tasks import REFUSAL, Sample
 from bds.organism.tokenizer import make_tokenizer
 from bds.organism.training import Encoded, encode, step_schedule, train
 from bds.organism.world import World, make_world
+from bds.runs.threads import limited_threads
 
 CONTEXT = 256
 """Positions: a few turns of the made-up language, whose exchanges have at most some 40 tokens."""
@@ -123,7 +124,9 @@ def _make_organism(root: Path, recipe: Recipe, progress: Progress) -> None:
     started, cpu_started = time.monotonic(), time.process_time()
     world = make_world(recipe.seed)
     tokenizer = make_tokenizer(world)
-    model = train_organism(recipe, world, tokenizer, progress)
+    # Matrices this small gain nothing from a second thread, and on a busy machine the two wait for each other.
+    with limited_threads(1):
+        model = train_organism(recipe, world, tokenizer, progress)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     save_model(model, tokenizer, paths.model)
 
