@@ -1,0 +1,138 @@
+"""Receipts: what a shard's scoring left behind. The receipt is the commit; a part file without one does not count."""
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from bds.errors import PreflightError
+from bds.runs.directory import RunDirectory, parquet_table
+from bds.runs.plan import Plan, Shard
+
+if TYPE_CHECKING:
+    import polars as pl
+
+STAGE = "stages/score"
+COMPONENTS = "components"
+_READERS = 16
+"""Receipts are small and an object store answers slowly: read this many at a time."""
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """One table of one shard."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Where a shard was scored."""
+
+    host: str
+    pid: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    shard: int
+    shard_sha256: str
+    """Of the rows that were scored."""
+    attempt: int
+    rows_ok: int
+    rows_not_ok: int
+    tokens: int
+    seconds: float
+    files: dict[str, PartFile]
+    """By table name."""
+    worker: Worker
+    versions: dict[str, str]
+    failure: str = ""
+    """Why the whole shard was given up; its rows then have the status `failed`. Empty where it was scored."""
+
+
+def part_path(table: str, shard: int) -> str:
+    return f"{STAGE}/{table}/part-{shard:05d}.parquet"
+
+
+def receipt_path(shard: int) -> str:
+    return f"{STAGE}/receipts/{shard:05d}.json"
+
+
+def write_receipt(run: RunDirectory, receipt: Receipt) -> None:
+    run.write_json(receipt_path(receipt.shard), asdict(receipt))
+
+
+def read_receipt(run: RunDirectory, shard: int) -> Receipt | None:
+    """None where there is none, or none that this version of bds can read: the shard is then scored again."""
+    try:
+        fields = run.read_json(receipt_path(shard))
+        files = {table: PartFile(**file) for table, file in fields["files"].items()}
+        return Receipt(**{**fields, "files": files, "worker": Worker(**fields["worker"])})
+    except (FileNotFoundError, PreflightError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def valid_receipts(plan: Plan, run: RunDirectory) -> dict[int, Receipt]:
+    """By shard: the receipts of these very rows whose part files are all there with their sizes."""
+    on_storage = run.list(STAGE)
+    shards = [shard for shard in plan.shards if receipt_path(shard.index) in on_storage]
+    with ThreadPoolExecutor(_READERS) as readers:
+        receipts = list(readers.map(lambda shard: read_receipt(run, shard.index), shards))
+    return {
+        shard.index: receipt
+        for shard, receipt in zip(shards, receipts, strict=True)
+        if receipt is not None and is_valid(receipt, shard, on_storage)
+    }
+
+
+def is_valid(receipt: Receipt, shard: Shard, on_storage: dict[str, int]) -> bool:
+    return receipt.shard_sha256 == shard.sha256 and all(
+        on_storage.get(file.path) == file.bytes for file in receipt.files.values()
+    )
+
+
+def remaining(plan: Plan, run: RunDirectory) -> list[Shard]:
+    """What a run still has to score: the plan minus the valid receipts. Shards given up earlier are tried again."""
+    receipts = valid_receipts(plan, run)
+    return [shard for shard in plan.shards if shard.index not in receipts or receipts[shard.index].failure]
+
+
+def read_part(run: RunDirectory, receipt: Receipt, table: str) -> "pl.DataFrame | None":
+    """One table of a shard; None where the scorer wrote no such table.
+
+    Raises PreflightError where the file is not the one the receipt speaks of.
+    """
+    file = receipt.files.get(table)
+    if file is None:
+        return None
+    try:
+        content = run.read_bytes(file.path)
+    except FileNotFoundError as error:
+        raise PreflightError(f"{run.url_of(file.path)} is gone: run the same command again to score it anew") from error
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise PreflightError(f"{run.url_of(file.path)} is damaged: delete it and run the same command again")
+    return parquet_table(content, run.url_of(file.path))
+
+
+def read_parts(run: RunDirectory, receipts: Iterable[Receipt], table: str) -> "pl.DataFrame":
+    """A table of the whole dataset in row order, whatever order the shards were scored in.
+
+    The rows of a shard that was given up have only their identity columns, the rest is null.
+    """
+    import polars as pl
+
+    in_order = sorted(receipts, key=lambda receipt: receipt.shard)
+    with ThreadPoolExecutor(_READERS) as readers:
+        parts = list(readers.map(lambda receipt: read_part(run, receipt, table), in_order))
+    scored = [part for part, receipt in zip(parts, in_order, strict=True) if part is not None and not receipt.failure]
+    given_up = [part for part, receipt in zip(parts, in_order, strict=True) if part is not None and receipt.failure]
+    if not scored and not given_up:
+        raise ValueError(f"no shard has a table named {table}")
+    # Scored parts first: they name every column in the scorer's order, also where the first shard was given up.
+    whole = pl.concat([*scored, *given_up], how="diagonal", rechunk=True)
+    return whole.sort("row_index", maintain_order=True)
