@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+from transformers.utils import logging
     AutoModelForCausalLM,
     GPTNeoXConfig,
     LlamaConfig,
@@ -64,6 +65,7 @@ def new_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write both so that AutoModelForCausalLM and AutoTokenizer load them from `folder` as they are."""
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     if model.config.model_type == "qwen2":
         # Otherwise AutoTokenizer distrusts the saved class and splits text as Qwen's own tokenizer does.
