@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from transformers import (
-from transformers.utils import logging
     AutoModelForCausalLM,
     GPTNeoXConfig,
     LlamaConfig,
@@ -13,6 +12,7 @@ from transformers.utils import logging
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+from transformers.utils import logging
 
 from bds.organism.recipe import Architecture
 
