@@ -11,6 +11,7 @@ from bds.runs.local import score_shards_locally
 from bds.runs.plan import Plan, Shard
 from bds.runs.receipts import Receipt, remaining
 from bds.runs.threads import limited_threads
+from bds.scoring.loading import memory_needed
 from bds.spec.models import AuditSpec
 
 _Result = TypeVar("_Result")
@@ -64,7 +65,9 @@ class RayWorkers:
     def __init__(self, spec: AuditSpec, run: RunDirectory, shards: int, report: Callable[[str], None]) -> None:
         from bds.distributed.preflight import check_storage, plan_pool
 
-        self._pool = plan_pool(spec.resources, shards=max(1, shards), memory_needed=None, say=report)
+        self._pool = plan_pool(
+            spec.resources, shards=max(1, shards), memory_needed=memory_needed(spec.model), say=report
+        )
         check_storage(run, self._pool)
         gpus = f", {self._pool.gpus:g} GPU" if self._pool.gpus else ""
         report(f"Ray: {self._pool.actors} actors of {self._pool.cpus} CPU{gpus} each")

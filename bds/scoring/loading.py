@@ -1,6 +1,7 @@
 """The tokenizer and the model of a spec, each with one clear sentence when it cannot be had."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,15 @@ def load_configuration(model: ModelSpec) -> "PretrainedConfig":
             "that generates text"
         )
     return configuration
+
+
+def memory_needed(model: ModelSpec) -> int | None:
+    """Bytes of main memory a worker takes at least: three times its weight files, for the weights in float32, the
+    anchors and a batch. None for a model on a hub, whose files are not here yet."""
+    folder = Path(model.path)
+    if not folder.is_dir():
+        return None
+    return 3 * sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
 
 
 def load_tokenizer(model: ModelSpec) -> "PreTrainedTokenizerBase":
