@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from bds.organism import build_organism
+from bds.organism import cached_organism
 from bds.organism.layout import read_card
 from bds.organism.recipe import Architecture, Recipe
 
@@ -29,7 +29,7 @@ def main() -> None:
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as folder:
             os.environ["BDS_CACHE_DIR"] = folder
-            paths = build_organism(Path(folder) / "organism", Recipe(seed=seed, architecture=options.architecture))
+            paths = cached_organism(Recipe(seed=seed, architecture=options.architecture))
             card = read_card(paths)
         assert card is not None
         cards.append(card)

@@ -1,6 +1,7 @@
 """The tokenizer and the model of a spec, each with one clear sentence when it cannot be had."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,8 @@ def load_model(model: ModelSpec, parameters: str, lora: LoraSpec, device: str) -
     except unreadable as error:
         raise PreflightError(f"the weights of model.path '{model.path}' cannot be loaded: {_reason(error)}") from error
     try:
+        # peft asks transformers for a name that transformers has renamed; nothing a user could do about it.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         if model.adapter is not None:
             loaded = PeftModel.from_pretrained(loaded, model.adapter)
         elif parameters == "lora":
