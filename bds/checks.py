@@ -35,6 +35,7 @@ def check_spec(spec: AuditSpec) -> list[str]:
 
 def _check_names(spec: AuditSpec) -> None:
     from bds.data.formats import FORMATS
+    from bds.report.metrics import gate_names
     from bds.scoring.checks import check_detectors, check_selections
     from bds.scoring.passes import requested_detectors, roles_of
 
@@ -46,6 +47,10 @@ def _check_names(spec: AuditSpec) -> None:
     detectors = requested_detectors(spec)
     check_detectors(detectors, roles_of(spec))
     check_selections(spec.select or [], detectors)
+    gates = gate_names([detector.column for detector in detectors])
+    for name in spec.run.fail_on:
+        if name not in gates:
+            raise SpecError(f"field run.fail_on: there is no gate '{name}'; {suggestion(name, gates)}")
 
 
 def _check_anchors(spec: AuditSpec) -> list[str]:

@@ -26,6 +26,7 @@ verdict            headline, findings, cautions, limits, next_steps: plain Engli
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -238,6 +239,23 @@ def anchors_pointed_to(inputs: ReportInputs, rows: list[int]) -> dict[str, dict[
         anchor_set: dict(sorted(of_set.items(), key=lambda item: (-item[1], int(item[0]))))
         for anchor_set, of_set in counts.items()
     }
+
+
+GATES = (
+    "not_scored_fraction",
+    "failed_fraction",
+    "truncated_fraction",
+    "duplicate_fraction",
+    "flagged_fraction",
+    "flagged_list_fraction",
+    "gradient_norm_top_1_percent",
+    *(f"{prefix}{feature}_fraction" for feature in composition.KEYWORDS for prefix in ("", "flagged_")),
+)
+
+
+def gate_names(labels: Sequence[str]) -> list[str]:
+    """Every gate of a run with these detectors, so that a misspelt one is found before the run."""
+    return [*GATES, *(f"flagged_fraction.{label}" for label in labels)]
 
 
 def gates(metrics: dict[str, Any]) -> dict[str, float | None]:

@@ -465,8 +465,9 @@ def test_a_gate_that_trips(audit: list[str], folder: Path, capsys: pytest.Captur
     assert (folder / "run" / "report.html").exists()
 
 
-def test_a_gate_that_does_not_exist(audit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gate_that_does_not_exist(audit: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*audit, "--set", "run.fail_on.flaged_fraction=0.1"]) == 2
+    assert not (folder / "run").exists(), "found before the run"
     assert "flaged_fraction" in one_sentence(capsys.readouterr())
 
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "organism": {"errors", "spec", "data", "runs", "evaluation"},
     "report": {"errors", "spec", "data", "runs", "scoring"},
     "training": {"errors", "spec", "data", "runs"},
-    "checks": {"errors", "spec", "data", "scoring"},
+    "checks": {"errors", "spec", "data", "scoring", "report"},
     "distributed": {
         *("errors", "spec", "data", "runs", "scoring", "evaluation", "organism", "report", "training", "checks")
     },
