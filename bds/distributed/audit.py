@@ -5,6 +5,7 @@ Each step finds its own finished work in the run directory, so that running the 
 
 import contextlib
 import functools
+import hashlib
 import os
 import shlex
 import time
@@ -25,7 +26,7 @@ from bds.distributed.results import write_results
 from bds.distributed.workers import Workers, open_workers
 from bds.errors import BdsError, PreflightError, SpecError
 from bds.report.archive import load_inputs, write_archived_report
-from bds.runs.directory import RunDirectory
+from bds.runs.directory import RunDirectory, canonical_json
 from bds.runs.events import EventLog
 from bds.runs.execute import ShardFailure
 from bds.runs.lease import Lease, hold_lease
@@ -205,8 +206,10 @@ def _delete_run(run: RunDirectory) -> None:
 
 
 def _reference_path(prepared: _Prepared) -> str:
-    """Content-addressed: the spec's hash and the anchors' bytes decide every number in it."""
-    return f"anchors/{prepared.plan.spec_sha256[:16]}/reference.safetensors"
+    """Named by what decides every number in it: the spec, and the bytes of the anchor files."""
+    files = {name: digest for name, digest in prepared.inputs.items() if name.startswith("anchors.sets.")}
+    content = canonical_json([prepared.plan.spec_sha256, files])
+    return f"anchors/{hashlib.sha256(content).hexdigest()[:16]}/reference.safetensors"
 
 
 def _anchor_stage(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bds.errors import PreflightError
+from bds.runs.messages import first_line
 from bds.spec.models import LoraSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -109,6 +110,5 @@ def load_model(model: ModelSpec, parameters: str, lora: LoraSpec, device: str) -
 
 def _reason(error: BaseException) -> str:
     """The first sentence of a library's error: hubs append paragraphs of advice."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    text = first_line(error)
     return text if len(text) <= 300 else text[:297] + "..."

@@ -78,6 +78,7 @@ class ShardScorer:
         self._anchor_hidden = {layer: hidden_MD.to(device) for layer, hidden_MD in reference.hidden_MD.items()}
         direction_D = reference.compliance_direction_D
         self._compliance_D = None if direction_D is None else direction_D.to(device)
+        self._schema = self._component_schema()
 
     def score(self, rows: Sequence[Row]) -> dict[str, pl.DataFrame]:
         """`components` with one row a row in order, and `hidden` with the kept hidden states of the scored rows."""
@@ -94,7 +95,7 @@ class ShardScorer:
             records.append(record)
             if components is not None and components.hidden:
                 hidden.append({"row_index": row.row_index, **{f"layer{k}": v for k, v in components.hidden.items()}})
-        tables = {"components": pl.DataFrame(records, schema=self._schema())}
+        tables = {"components": pl.DataFrame(records, schema=self._schema)}
         if self.hidden_layers:
             tables["hidden"] = pl.DataFrame(hidden, schema=self._hidden_schema())
         return tables
@@ -133,9 +134,9 @@ class ShardScorer:
         record |= {columns.direction_dot(name): value for name, value in components.direction_dots.items()}
         record |= {columns.anchor_dots(name): values for name, values in components.anchor_dots.items()}
         record |= {columns.cosines(name, layer): values for (name, layer), values in components.cosines.items()}
-        return {key: value for key, value in record.items() if key in self._schema()}, components
+        return {key: value for key, value in record.items() if key in self._schema}, components
 
-    def _schema(self) -> dict[str, pl.DataType | type[pl.DataType]]:
+    def _component_schema(self) -> dict[str, pl.DataType | type[pl.DataType]]:
         """Every column of this run, in a fixed order."""
         schema: dict[str, pl.DataType | type[pl.DataType]] = {
             "row_index": pl.Int64,
