@@ -172,6 +172,7 @@ def test_a_killed_sharded_worker_resumes_in_two_stages(world: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_many_finetunes_share_two_cpus_survive_a_failing_one_and_only_it_is_tried_again(
     world: Path, tmp_path: Path
 ) -> None:
