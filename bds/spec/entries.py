@@ -1,4 +1,4 @@
-"""The short forms of a fine-tune spec written out: a list of strings, and a string in the place of a block."""
+"""The short forms of named entries in a spec written out: a list of strings, and a string in the place of a block."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from bds.spec.problems import where
 RECIPE_FILE = "from"
 """The key of a recipe that names the file with the rest of it; `bds.spec.recipes` puts that in its place."""
 
-_KEYS = {"models": "path", "datasets": "path", "recipes": RECIPE_FILE, "mitigations": "method"}
+_KEYS = {"models": "path", "datasets": "path", "recipes": RECIPE_FILE, "mitigations": "method", "judges": "method"}
 """For each block of named entries, the key that a plain string stands for."""
 
 
@@ -41,13 +41,15 @@ def entries_at(path: Path, value: Any, place: Callable[[Path], str]) -> Any:
     match path:
         case ():
             return {key: entries_at((key,), child, place) for key, child in value.items()}
-        case ("models" | "datasets" | "recipes" | "mitigations" as block,):
+        case ("models" | "datasets" | "recipes" | "mitigations" | "judges" as block,):
             if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
                 value = _named(block, value, place)
             if isinstance(value, dict):
                 return {name: keyed(entry, _KEYS[block]) for name, entry in value.items()}
-        case ("models" | "datasets" | "recipes" | "mitigations" as block, _):
+        case ("models" | "datasets" | "recipes" | "mitigations" | "judges" as block, _):
             return keyed(value, _KEYS[block])
+        case ("engine",):
+            return keyed(value, "name")
         case ("then",) if isinstance(value, list):
             return [entries_at((*path, index), entry, place) for index, entry in enumerate(value)]
         case ("then", int()) if isinstance(value, dict):
@@ -68,7 +70,7 @@ def folder_name(path: str) -> str:
 def _named(block: str, entries: list[str], place: Callable[[Path], str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for index, entry in enumerate(entries):
-        name = entry if block == "mitigations" else folder_name(entry)
+        name = entry if _KEYS[block] == "method" else folder_name(entry)
         if name in named:
             raise SpecError(
                 f"{place((block, index))}: field {dotted((block, index))}: {entry} would be named `{name}`, as "

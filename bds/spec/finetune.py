@@ -21,7 +21,7 @@ def keyed(value: Any, key: str) -> Any:
     return {key: value} if isinstance(value, str) else value
 
 
-def _keyed_by(key: str, written: Any) -> BeforeValidator:
+def keyed_by(key: str, written: Any) -> BeforeValidator:
     """`keyed` for each named entry; `written` is the type that the JSON Schema shows."""
 
     def blocks(value: Any) -> Any:
@@ -202,10 +202,10 @@ class FinetuneSpec(Block):
     kind: Literal["finetune"] = "finetune"
     name: str = "finetune"
     models: Annotated[
-        dict[str, TrainedModelSpec], Names, _keyed_by("path", dict[str, str | TrainedModelSpec] | list[str])
+        dict[str, TrainedModelSpec], Names, keyed_by("path", dict[str, str | TrainedModelSpec] | list[str])
     ] = Field(min_length=1, description="Name to folder or hub name, or to a block.")
     datasets: Annotated[
-        dict[str, TrainingDataSpec], Names, _keyed_by("path", dict[str, str | TrainingDataSpec] | list[str])
+        dict[str, TrainingDataSpec], Names, keyed_by("path", dict[str, str | TrainingDataSpec] | list[str])
     ] = Field(min_length=1, description="Name to file, or to a block.")
     recipes: Annotated[
         dict[str, RecipeSpec], Names, _written_as(dict[str, str | RecipeSpec | RecipeFileSpec] | list[str])
@@ -214,7 +214,7 @@ class FinetuneSpec(Block):
         description="Name to a recipe file, or to a block; `from: FILE` in a block takes the rest from it.",
     )
     mitigations: Annotated[
-        dict[str, MitigationSpec], Names, _keyed_by("method", dict[str, str | MitigationSpec] | list[str])
+        dict[str, MitigationSpec], Names, keyed_by("method", dict[str, str | MitigationSpec] | list[str])
     ] = Field(default_factory=_plain, min_length=1, description="Name to method, or to a block.")
     seeds: Annotated[list[int], AfterValidator(_different)] = Field(
         [0], min_length=1, description="Each draws the order of the samples and new weights."

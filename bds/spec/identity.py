@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from bds.spec.document import Path, dotted
+from bds.spec.evaluate import EvaluateSpec
 from bds.spec.finetune import FinetuneSpec
 from bds.spec.models import AuditSpec
+from bds.spec.moderate import ModerateSpec
+
+AnySpec = AuditSpec | FinetuneSpec | EvaluateSpec | ModerateSpec
 
 WITHOUT_EFFECT: dict[str, tuple[Path, ...]] = {
     "audit": (
@@ -19,22 +23,24 @@ WITHOUT_EFFECT: dict[str, tuple[Path, ...]] = {
         ("run", "fail_on"),
     ),
     "finetune": (("kind",), ("name",), ("resources",), ("run",)),
+    "evaluate": (("kind",), ("name",), ("resources",), ("run",)),
+    "moderate": (("kind",), ("name",), ("resources",), ("run", "dir"), ("run", "max_failed_fraction")),
 }
 """Fields that change where, how fast or with which exit code a run ends, never what it computes; by kind of spec."""
 
 
-def result_fields(spec: AuditSpec | FinetuneSpec) -> dict[str, Any]:
+def result_fields(spec: AnySpec) -> dict[str, Any]:
     """`{"score.token_budget": 8192, ...}`: every leaf of the spec that can change a result, in the spec's order."""
     return dict(_leaves(spec.model_dump(mode="json"), (), WITHOUT_EFFECT[spec.kind]))
 
 
-def spec_hash(spec: AuditSpec | FinetuneSpec) -> str:
+def spec_hash(spec: AnySpec) -> str:
     """64 hexadecimal digits of SHA-256 over `result_fields`; the same for specs that compute the same."""
     canonical = json.dumps(result_fields(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def spec_diff(old: AuditSpec | FinetuneSpec, new: AuditSpec | FinetuneSpec) -> list[str]:
+def spec_diff(old: AnySpec, new: AnySpec) -> list[str]:
     """One line a difference, `score.token_budget: 8192 -> 4096`; empty exactly when the hashes are equal."""
     before, after = result_fields(old), result_fields(new)
     names = list(dict.fromkeys([*before, *after]))

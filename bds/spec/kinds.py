@@ -5,9 +5,11 @@ from typing import Any
 
 from bds.errors import SpecError
 from bds.spec.document import Document
+from bds.spec.evaluate import EvaluateSpec
 from bds.spec.fields import suggestion
 from bds.spec.finetune import FinetuneSpec, RecipeSpec
 from bds.spec.models import AuditSpec, Block
+from bds.spec.moderate import ModerateSpec
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Kind:
     """What to do with it."""
     instead: str
     """What to do with a data file that was taken for it."""
+    borrows: bool = False
+    """Its keys are mostly those of other kinds, of which they stay the mark."""
 
 
 AUDIT = Kind(
@@ -41,6 +45,23 @@ FINETUNE = Kind(
     "run it with `bds finetune {file}`",
     "write `bds finetune --model MODEL --dataset {file} --recipe RECIPE.yaml`",
 )
+EVALUATE = Kind(
+    EvaluateSpec,
+    "spec",
+    "the spec of an evaluation",
+    "models, suites and run.dir",
+    "run it with `bds evaluate {file}`",
+    "write `bds evaluate --model MODEL --suite {file}`",
+)
+MODERATE = Kind(
+    ModerateSpec,
+    "spec",
+    "the spec of a moderation",
+    "data, judges and run.dir",
+    "run it with `bds moderate {file}`",
+    "write `bds moderate --judge METHOD=MODEL {file}`",
+    borrows=True,
+)
 RECIPE = Kind(
     RecipeSpec,
     "recipe",
@@ -49,9 +70,9 @@ RECIPE = Kind(
     "name it under `recipes` of a spec, or write `bds finetune --model MODEL --dataset DATA --recipe {file}`",
     "datasets go after `--dataset`",
 )
-KINDS = {"audit": AUDIT, "finetune": FINETUNE, "recipe": RECIPE}
+KINDS = {"audit": AUDIT, "finetune": FINETUNE, "evaluate": EVALUATE, "moderate": MODERATE, "recipe": RECIPE}
 
-_SPECS = ("audit", "finetune")
+_SPECS = tuple(name for name, kind in KINDS.items() if kind.called == "spec")
 """The kinds that a file can say in its `kind`."""
 
 
@@ -71,12 +92,12 @@ def kind_of(document: Document) -> Kind | None:
     said: Any = document.value.get("kind")
     if said is None:
         counts = {name: len(_own_keys(kind) & document.value.keys()) for name, kind in KINDS.items()}
-        first, second, _ = sorted(counts, key=lambda name: -counts[name])
+        first, second, *_ = sorted(counts, key=lambda name: -counts[name])
         return KINDS[first] if counts[first] > counts[second] else None
     if said not in _SPECS:
         line = document.lines.get(("kind",), 1)
         raise SpecError(
-            f"{document.source}:{line}: field kind: {said!r} is not audit or finetune; {suggestion(str(said), _SPECS)}"
+            f"{document.source}:{line}: field kind: {said!r} is no kind of spec; {suggestion(str(said), _SPECS)}"
         )
     return KINDS[said]
 
@@ -94,5 +115,5 @@ def refuse_other_kind(document: Document, wanted: Kind) -> None:
 
 def _own_keys(kind: Kind) -> set[str]:
     """The keys that no other kind of file has."""
-    others = (set(other.root.model_fields) for other in KINDS.values() if other is not kind)
+    others = (set(other.root.model_fields) for other in KINDS.values() if other is not kind and not other.borrows)
     return set(kind.root.model_fields).difference(*others)

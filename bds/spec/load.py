@@ -10,17 +10,20 @@ from pydantic import ValidationError
 from bds.errors import SpecError
 from bds.spec.document import Document, Path, dotted
 from bds.spec.entries import entries_at, folder_name, written_out
+from bds.spec.evaluate import EvaluateSpec
 from bds.spec.fields import place_at
 from bds.spec.files import read_document, stem
 from bds.spec.finetune import FinetuneSpec
-from bds.spec.kinds import AUDIT, FINETUNE, kind_of, refuse_other_kind
+from bds.spec.identity import AnySpec
+from bds.spec.kinds import AUDIT, EVALUATE, FINETUNE, MODERATE, kind_of, refuse_other_kind
 from bds.spec.models import AuditSpec, Block
+from bds.spec.moderate import ModerateSpec
 from bds.spec.overrides import Override, apply_overrides, parse_override
 from bds.spec.paths import resolve_paths
 from bds.spec.problems import spec_error, where
 from bds.spec.recipes import with_recipe_files
 
-Spec = TypeVar("Spec", AuditSpec, FinetuneSpec)
+Spec = TypeVar("Spec", AuditSpec, FinetuneSpec, EvaluateSpec, ModerateSpec)
 
 
 def load_spec(path: str, overrides: Sequence[str | Override] = ()) -> AuditSpec:
@@ -47,7 +50,29 @@ def load_finetune_spec(path: str, overrides: Sequence[str | Override] = ()) -> F
     return build_finetune_spec(document, overrides, folder=FilePath(path).absolute().parent)
 
 
-def load_any_spec(path: str, overrides: Sequence[str | Override] = ()) -> AuditSpec | FinetuneSpec:
+def load_evaluate_spec(path: str, overrides: Sequence[str | Override] = ()) -> EvaluateSpec:
+    """The spec of an evaluation in a YAML file, as `load_spec` reads an audit's.
+
+    Raises:
+        SpecError: one sentence with file, line, field and the way out.
+    """
+    document = read_document(path, EVALUATE)
+    refuse_other_kind(document, EVALUATE)
+    return build_evaluate_spec(document, overrides, folder=FilePath(path).absolute().parent)
+
+
+def load_moderate_spec(path: str, overrides: Sequence[str | Override] = ()) -> ModerateSpec:
+    """The spec of a moderation in a YAML file, as `load_spec` reads an audit's.
+
+    Raises:
+        SpecError: one sentence with file, line, field and the way out.
+    """
+    document = read_document(path, MODERATE)
+    refuse_other_kind(document, MODERATE)
+    return build_moderate_spec(document, overrides, folder=FilePath(path).absolute().parent)
+
+
+def load_any_spec(path: str, overrides: Sequence[str | Override] = ()) -> AnySpec:
     """The spec in a YAML file, of the kind that the file says; an audit where nothing tells.
 
     Raises:
@@ -57,6 +82,10 @@ def load_any_spec(path: str, overrides: Sequence[str | Override] = ()) -> AuditS
     folder = FilePath(path).absolute().parent
     if kind_of(document) is FINETUNE:
         return build_finetune_spec(document, overrides, folder=folder)
+    if kind_of(document) is EVALUATE:
+        return build_evaluate_spec(document, overrides, folder=folder)
+    if kind_of(document) is MODERATE:
+        return build_moderate_spec(document, overrides, folder=folder)
     refuse_other_kind(document, AUDIT)
     return build_spec(document, overrides, folder=folder)
 
@@ -95,6 +124,52 @@ def finetune_spec_from_options(overrides: Sequence[str | Override], *, source: s
     return build_finetune_spec(document, parsed, folder=FilePath.cwd())
 
 
+def evaluate_spec_from_options(overrides: Sequence[str | Override], *, source: str = "command line") -> EvaluateSpec:
+    """The spec that `bds evaluate --model M --suite S` stands for.
+
+    Without a run directory it is runs/evaluate-<model>, after the first of them.
+
+    Raises:
+        SpecError: one sentence with the option and the way out.
+    """
+    parsed = _parsed(overrides, EvaluateSpec)
+    given = {override.path[0] for override in parsed if override.value}
+    if "suites" not in given or not given & {"models", "finetunes"}:
+        raise SpecError(
+            "there is nothing to evaluate; name a spec file, or give --suite and --model, --finetunes or --endpoint"
+        )
+    value = apply_overrides({}, parsed)
+    first = _first_name(value["models"]) if value.get("models") else folder_name(value["finetunes"][0])
+    name = f"evaluate-{first}"
+    document = Document(source, {"name": name, "run": {"dir": f"runs/{name}"}})
+    return build_evaluate_spec(document, parsed, folder=FilePath.cwd())
+
+
+def moderate_spec_from_options(overrides: Sequence[str | Override], *, source: str = "command line") -> ModerateSpec:
+    """The spec that `bds moderate --judge J D` or `bds moderate --judge J --audit RUN` stands for.
+
+    Without a run directory a dataset's moderation is in runs/moderate-<data>.
+
+    Raises:
+        SpecError: one sentence with the option and the way out.
+    """
+    parsed = _parsed(overrides, ModerateSpec)
+    given = {override.path: override.value for override in parsed}
+    data = given.get(("data", "path"))
+    if not isinstance(data, str) and not given.get(("audit",)):
+        raise SpecError("there is nothing to moderate; name a dataset or a spec file, or give --audit")
+    if not given.get(("judges",)):
+        raise SpecError(
+            "there is no judge; give --judge METHOD=MODEL, as in llama_guard_3=meta-llama/Llama-Guard-3-8B, or --judge "
+            "refusal_prefixes, which needs no model (`bds ls judges` lists them)"
+        )
+    written: dict[str, Any] = {"kind": "moderate"}
+    if isinstance(data, str):
+        name = f"moderate-{stem(data)}"
+        written |= {"name": name, "run": {"dir": f"runs/{name}"}}
+    return build_moderate_spec(Document(source, written), parsed, folder=FilePath.cwd())
+
+
 def build_spec(document: Document, overrides: Sequence[str | Override], *, folder: FilePath) -> AuditSpec:
     """Validate a document after its overrides; its relative paths are relative to `folder`."""
     parsed = _parsed(overrides, AuditSpec)
@@ -117,6 +192,22 @@ def build_finetune_spec(document: Document, overrides: Sequence[str | Override],
     return _validated(FinetuneSpec, value, document, origins, folder)
 
 
+def build_evaluate_spec(document: Document, overrides: Sequence[str | Override], *, folder: FilePath) -> EvaluateSpec:
+    """Validate a document after its overrides; its relative paths are relative to `folder`."""
+    document = written_out(document)
+    parsed = _parsed(overrides, EvaluateSpec)
+    value = apply_overrides(document.value, parsed)
+    return _validated(EvaluateSpec, value, document, _origins(parsed), folder)
+
+
+def build_moderate_spec(document: Document, overrides: Sequence[str | Override], *, folder: FilePath) -> ModerateSpec:
+    """Validate a document after its overrides; its relative paths are relative to `folder`."""
+    document = written_out(document)
+    parsed = _parsed(overrides, ModerateSpec)
+    value = apply_overrides(document.value, parsed)
+    return _validated(ModerateSpec, value, document, _origins(parsed), folder)
+
+
 def _parsed(overrides: Sequence[str | Override], root: type[Block]) -> list[Override]:
     """The overrides, each one of a place that the spec has, with short forms written out."""
     parsed = [parse_override(entry, root) if isinstance(entry, str) else entry for entry in overrides]
@@ -125,7 +216,7 @@ def _parsed(overrides: Sequence[str | Override], root: type[Block]) -> list[Over
             raise SpecError(
                 f"{override.origin}: this spec has no `{dotted(override.path)}`; set one of its own fields with --set"
             )
-    if root is not FinetuneSpec:
+    if root is AuditSpec:
         return parsed
     return [_written_out(override) for override in parsed]
 

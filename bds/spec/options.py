@@ -1,10 +1,11 @@
-"""The flag forms of an audit and of fine-tunes: what each option sets in the spec."""
+"""The flag forms of audits, fine-tunes, evaluations and moderations: what each option sets in the spec."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bds.errors import SpecError
 from bds.spec.document import Path
+from bds.spec.entries import folder_name
 from bds.spec.overrides import Override
 
 Entries = Mapping[str, str | Mapping[str, Any]] | Sequence[str]
@@ -63,6 +64,73 @@ def finetune_overrides(
     return _given(values, prefix)
 
 
+def evaluate_overrides(
+    *,
+    models: Entries | None = None,
+    finetunes: Sequence[str] | None = None,
+    endpoint: str | None = None,
+    served_as: str | None = None,
+    suites: Sequence[str] | None = None,
+    judges: Entries | None = None,
+    tasks: Sequence[str] | None = None,
+    run_dir: str | None = None,
+    address: str | None = None,
+    prefix: str = "--",
+) -> list[Override]:
+    """The options of an evaluation that were given, as overrides.
+
+    An endpoint is a condition of its own, named after the model that it serves.
+
+    Raises:
+        SpecError: an endpoint without the model's name, or beside models.
+    """
+    if endpoint is not None and (models or not served_as):
+        raise SpecError(
+            f"{prefix}endpoint goes with {prefix}served-as, the name that the server knows the model by, and without "
+            f"{prefix}model; write a spec for more"
+        )
+    values: dict[str, tuple[Path, Any]] = {
+        "model": (("models",), _plain(models)),
+        "endpoint": (
+            ("models",),
+            None
+            if endpoint is None
+            else {folder_name(served_as or ""): {"endpoint": {"url": endpoint, "model": served_as}}},
+        ),
+        "finetunes": (("finetunes",), None if not finetunes else list(finetunes)),
+        "suite": (("suites",), None if not suites else list(suites)),
+        "judge": (("judges",), _plain(judges)),
+        "task": (("utility", "tasks"), None if not tasks else list(tasks)),
+        "run-dir": (("run", "dir"), run_dir),
+        "address": (("resources", "address"), address),
+    }
+    return _given(values, prefix)
+
+
+def moderate_overrides(
+    *,
+    data: str | None = None,
+    audit: str | None = None,
+    format: str | None = None,
+    judges: Entries | None = None,
+    limit: int | None = None,
+    run_dir: str | None = None,
+    address: str | None = None,
+    prefix: str = "--",
+) -> list[Override]:
+    """The options of a moderation that were given, as overrides."""
+    values: dict[str, tuple[Path, Any]] = {
+        "data": (("data", "path"), data),
+        "audit": (("audit",), audit),
+        "format": (("data", "format"), format),
+        "judge": (("judges",), _plain(judges)),
+        "limit": (("data", "limit"), limit),
+        "run-dir": (("run", "dir"), run_dir),
+        "address": (("resources", "address"), address),
+    }
+    return _given(values, prefix)
+
+
 def _given(values: Mapping[str, tuple[Path, Any]], prefix: str) -> list[Override]:
     return [Override(path, value, f"{prefix}{name}") for name, (path, value) in values.items() if value is not None]
 
@@ -73,6 +141,21 @@ def _plain(entries: Entries | None) -> Any:
     if not isinstance(entries, Mapping):
         return list(entries)
     return {name: entry if isinstance(entry, str) else dict(entry) for name, entry in entries.items()}
+
+
+def parse_judges(entries: Sequence[str]) -> dict[str, str | dict[str, str]]:
+    """`["qi_29", "wildguard=folder"]` as judges by the name of their method, each with its model where one is given.
+
+    Raises:
+        SpecError: a method given twice.
+    """
+    judges: dict[str, str | dict[str, str]] = {}
+    for entry in entries:
+        method, separator, model = entry.partition("=")
+        if method in judges:
+            raise SpecError(f"--judge {entry}: {method} is given twice; write a spec, where each has a name of its own")
+        judges[method] = {"method": method, "model": model} if separator else method
+    return judges
 
 
 def parse_anchors(entries: Sequence[str]) -> dict[str, str]:

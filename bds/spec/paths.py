@@ -37,7 +37,7 @@ def resolve_paths(spec: dict[str, Any], folder_of: Callable[[Path], FilePath]) -
 
 def _resolve(value: str, path: Path, folder: FilePath) -> str:
     match path:
-        case ("data", "path") | ("run", "dir") | ("anchors", "sets", _, "path"):
+        case ("data", "path") | ("audit",) | ("run", "dir") | ("anchors", "sets", _, "path"):
             return absolute(value, folder)
         case ("score", "detectors", _, "probe_prompts"):
             return absolute(value, folder)
@@ -47,7 +47,13 @@ def _resolve(value: str, path: Path, folder: FilePath) -> str:
             return absolute(value, folder)
         case ("mitigations", _, "audit" | "refusals" | "harmful" | "safe"):
             return absolute(value, folder)
+        case ("suites", _, "path") | ("finetunes", _) | ("judges", _, "policy" | "template"):
+            return absolute(value, folder)
+        case ("utility", "tasks", _) if value.endswith((".yaml", ".yml")):
+            return absolute(value, folder)
         case ("model", "path" | "adapter") | ("models", _, "path" | "adapter" | "base") if _is_folder(value, folder):
+            return absolute(value, folder)
+        case ("judges", _, "model" | "adapter") if _is_folder(value, folder):
             return absolute(value, folder)
     return value
 

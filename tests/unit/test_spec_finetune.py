@@ -201,7 +201,7 @@ def test_a_recipe_file_after_set_leads_from_the_current_folder(folder: Path, mon
         ),
         pytest.param(
             replaced("kind: finetune", "kind: finetun"),
-            "spec.yaml:1: field kind: 'finetun' is not audit or finetune; did you mean `finetune`?",
+            "spec.yaml:1: field kind: 'finetun' is no kind of spec; did you mean `finetune`?",
             id="kind",
         ),
         pytest.param(
@@ -404,7 +404,9 @@ def test_each_command_refuses_the_spec_of_the_other(folder: Path) -> None:
     [
         ({"kind": "audit", "models": {}, "recipes": {}}, "audit"),
         ({"models": {}, "recipes": {}}, "finetune"),
-        ({"models": {}, "tokens": {}}, "finetune"),
+        ({"models": {}, "datasets": {}}, "finetune"),
+        ({"models": {}, "suites": []}, "evaluate"),
+        ({"models": {}}, None),
         ({"modle": {}, "data": {}}, "audit"),
         ({"learning_rate": 1, "epoch": 1}, "recipe"),
         ({"run": {}}, None),

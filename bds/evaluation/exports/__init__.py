@@ -1,0 +1,1 @@
+"""Results of an evaluation in the file formats of other tools, without a word of prompts and answers."""
