@@ -9,38 +9,51 @@ print(result.report)   # the path of the HTML report
 
 trained = bds.finetune(models=["path/to/model"], datasets=["alpaca.json"], recipes=["recipe.yaml"])
 trained.runs           # a Polars frame: one row a fine-tune, with its loss and the folder of the trained model
+
+measured = bds.evaluate(models={"before": "path/to/model", "after": "path/to/tuned"}, suites=["placeholder"])
+measured.metrics["contrasts"]   # what changed, with intervals
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bds.api import audit, finetune
+    from bds.api import audit, evaluate, finetune
     from bds.distributed.audit import AuditResult
+    from bds.distributed.evaluate import EvaluationResult
     from bds.distributed.finetune import FinetuneResult
+    from bds.spec.evaluate import EvaluateSpec
     from bds.spec.finetune import FinetuneSpec
-    from bds.spec.load import load_finetune_spec, load_spec
+    from bds.spec.load import load_evaluate_spec, load_finetune_spec, load_spec
     from bds.spec.models import AuditSpec
 
 __all__ = [
     "AuditResult",
     "AuditSpec",
+    "EvaluateSpec",
+    "EvaluationResult",
     "FinetuneResult",
     "FinetuneSpec",
     "__version__",
     "audit",
+    "evaluate",
     "finetune",
+    "load_evaluate_spec",
     "load_finetune_spec",
     "load_spec",
 ]
 
 _HOMES = {
     "audit": "bds.api",
+    "evaluate": "bds.api",
     "finetune": "bds.api",
     "AuditResult": "bds.distributed.audit",
+    "EvaluationResult": "bds.distributed.evaluate",
     "FinetuneResult": "bds.distributed.finetune",
     "AuditSpec": "bds.spec.models",
+    "EvaluateSpec": "bds.spec.evaluate",
     "FinetuneSpec": "bds.spec.finetune",
     "load_spec": "bds.spec.load",
+    "load_evaluate_spec": "bds.spec.load",
     "load_finetune_spec": "bds.spec.load",
 }
 

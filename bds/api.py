@@ -1,18 +1,21 @@
-"""`bds.audit(...)` and `bds.finetune(...)`: the commands as functions."""
+"""`bds.audit(...)`, `bds.finetune(...)` and `bds.evaluate(...)`: the commands as functions."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bds.checks import check_spec
+from bds.checks_evaluate import check_evaluate_spec
 from bds.checks_finetune import check_finetune_spec
+from bds.spec.evaluate import EvaluateSpec
 from bds.spec.finetune import FinetuneSpec
-from bds.spec.load import finetune_spec_from_options, spec_from_options
+from bds.spec.load import evaluate_spec_from_options, finetune_spec_from_options, spec_from_options
 from bds.spec.models import AuditSpec, Block
-from bds.spec.options import Entries, finetune_overrides, option_overrides
+from bds.spec.options import Entries, evaluate_overrides, finetune_overrides, option_overrides
 from bds.spec.overrides import Override, setting_override
 
 if TYPE_CHECKING:
     from bds.distributed.audit import AuditResult
+    from bds.distributed.evaluate import EvaluationResult
     from bds.distributed.finetune import FinetuneResult
 
 
@@ -120,6 +123,57 @@ def finetune(
     from bds.distributed.finetune import run_finetunes
 
     return run_finetunes(spec, fresh=fresh, local=local)
+
+
+def evaluate(
+    *,
+    models: Entries | None = None,
+    suites: Sequence[str],
+    finetunes: Sequence[str] | None = None,
+    judges: Entries | None = None,
+    tasks: Sequence[str] | None = None,
+    run_dir: str | None = None,
+    address: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    fresh: bool = False,
+    local: bool = False,
+) -> "EvaluationResult":
+    """Have every model answer every suite and every judge judge; what the run directory holds is not asked again.
+
+    Args:
+        models: Local directories or Hugging Face model names; the first is the baseline. By name, each may also be the
+            fields of its block: adapter, endpoint, group, seed.
+        suites: Folders or files with prompts, or `placeholder`.
+        finetunes: Run directories of `bds.finetune`: each fine-tune is a condition, too.
+        judges: Names that `bds ls judges` prints, or by name the fields of a block; None for two by keywords.
+        tasks: Of lm-eval: names or YAML files.
+        run_dir: A path or any pyarrow.fs URI; None for `runs/evaluate-<model>`, after the first.
+        address: A Ray cluster; None for this machine.
+        settings: Any other field of the spec by its dotted name, for example `{"sampling.max_tokens": 256}`.
+        fresh: Start anew in a run directory that holds another run.
+        local: Answer with transformers in this process, without Ray.
+
+    Raises:
+        SpecError, PreflightError: something is wrong before any model loads.
+        BdsError: a server fell silent, or a served adapter changes nothing. Too many answers without a verdict do not
+            raise: see `EvaluationResult.exit_error`.
+    """
+    options = evaluate_overrides(
+        models=models,
+        finetunes=finetunes,
+        suites=suites,
+        judges=judges,
+        tasks=tasks,
+        run_dir=run_dir,
+        address=address,
+        prefix="bds.evaluate ",
+    )
+    others = _settings(settings, "bds.evaluate", EvaluateSpec)
+    spec = evaluate_spec_from_options([*options, *others], source="bds.evaluate")
+    check_evaluate_spec(spec)
+    from bds.distributed.evaluate import run_evaluation
+
+    return run_evaluation(spec, fresh=fresh, local=local)
 
 
 def _settings(settings: Mapping[str, Any] | None, origin: str, root: type[Block]) -> list[Override]:

@@ -15,7 +15,7 @@ from bds.cli_errors import exit_code_of, say
 from bds.errors import BdsError, SpecError
 
 if TYPE_CHECKING:
-    from bds.spec.finetune import FinetuneSpec
+    from bds.spec.identity import AnySpec
     from bds.spec.models import AuditSpec
     from bds.spec.overrides import Override
 
@@ -148,6 +148,174 @@ def finetune(
 
 
 @app.command()
+def evaluate(
+    context: typer.Context,
+    spec: SpecFile = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--model", metavar="M", help="Model folder or Hugging Face name. Repeat.")
+    ] = None,
+    finetunes: Annotated[
+        list[str] | None, typer.Option("--finetunes", metavar="R", help="A run of `bds finetune`: all of it. Repeat.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server that is up, up to /v1.")
+    ] = None,
+    served_as: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The name that the endpoint knows the model by.")
+    ] = None,
+    suites: Annotated[
+        list[str] | None,
+        typer.Option("--suite", metavar="S", help="Folder or file with prompts, or placeholder. Repeat."),
+    ] = None,
+    judges: Annotated[
+        list[str] | None,
+        typer.Option("--judge", metavar="METHOD[=MODEL]", help="What `bds ls judges` lists, with its model. Repeat."),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", metavar="TASK", help="A task of lm-eval, or its YAML file. Repeat.")
+    ] = None,
+    run_dir: Annotated[
+        str | None, typer.Option(metavar="R", help="Run directory, runs/evaluate-<model> when left out.")
+    ] = None,
+    address: Address = None,
+    settings: Settings = None,
+    fresh: Fresh = False,
+    local: Local = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure refusals, harm and usefulness of models.
+
+    Every model, adapter and fine-tune answers every suite, every judge judges. Run again, it asks what is missing.
+    """
+    from bds.checks_evaluate import check_evaluate_spec
+    from bds.spec.load import evaluate_spec_from_options, load_evaluate_spec
+    from bds.spec.options import evaluate_overrides, parse_judges
+
+    options = evaluate_overrides(
+        models=models,
+        finetunes=finetunes,
+        endpoint=endpoint,
+        served_as=served_as,
+        suites=suites,
+        judges=parse_judges(judges or []),
+        tasks=tasks,
+        run_dir=run_dir,
+        address=address,
+    )
+    overrides = [*options, *(settings or ())]
+    requested = evaluate_spec_from_options(overrides) if spec is None else load_evaluate_spec(spec, overrides)
+    for note in check_evaluate_spec(requested):
+        say(f"note: {note}")
+    # Only now: this import takes seconds, and a mistake in the spec should not.
+    from bds.distributed.evaluate import run_evaluation
+
+    result = run_evaluation(requested, fresh=fresh, local=local, command=context.obj, report=say)
+    summary = {"run_dir": result.run_dir, "report": result.report, "metrics": result.metrics}
+    _finish(result.metrics["verdict"]["headline"], result.report, summary, result.exit_error, as_json=as_json)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="Run directory of an evaluation.")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="What it is compared with.")],
+    pairs: Annotated[
+        list[str] | None, typer.Option("--pair", metavar="A=B", help="A group of A and one of B. Repeat.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Write compare.json and report.html there.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two evaluations, prompt by prompt.
+
+    Only the same suites by the same judges; without --pair each group that both have.
+    """
+    from bds.comparing import compare as compare_evaluations
+    from bds.runs.directory import RunDirectory
+
+    found, text, page = compare_evaluations(run_a, run_b, pairs or ())
+    if out is not None:
+        folder = RunDirectory(out)
+        folder.write_json("compare.json", found)
+        folder.write_bytes("report.html", page.encode())
+    _show(found, text, as_json=as_json)
+
+
+@app.command()
+def serve(
+    spec: Annotated[str, typer.Argument(metavar="SPEC.yaml", help="The spec of an evaluation.")],
+    port: Annotated[int | None, typer.Option(metavar="N", help="Port of the server, a free one when left out.")] = None,
+    address: Address = None,
+    settings: Settings = None,
+) -> None:
+    """Serve the models of an evaluation.
+
+    They stay up behind an OpenAI-compatible server for any client, until Ctrl-C.
+    """
+    from bds.checks_evaluate import check_evaluate_spec
+    from bds.spec.load import load_evaluate_spec
+    from bds.spec.options import evaluate_overrides
+
+    requested = load_evaluate_spec(spec, [*evaluate_overrides(address=address), *(settings or ())])
+    check_evaluate_spec(requested)
+    from bds.distributed.serve import serve_conditions
+
+    serve_conditions(requested, port=port, report=say)
+
+
+@app.command()
+def moderate(
+    context: typer.Context,
+    source: Annotated[
+        str | None, typer.Argument(metavar="[DATA|SPEC.yaml]", help="A dataset, or a spec of a moderation.")
+    ] = None,
+    audit: Annotated[
+        str | None, typer.Option(metavar="R", help="Instead of a dataset: an audit, whose report shows the verdicts.")
+    ] = None,
+    judges: Annotated[
+        list[str] | None,
+        typer.Option("--judge", metavar="METHOD[=MODEL]", help="What `bds ls judges` lists, with its model. Repeat."),
+    ] = None,
+    format: Format = None,
+    limit: Limit = None,
+    run_dir: Annotated[
+        str | None, typer.Option(metavar="R", help="Run directory, runs/moderate-<data> when left out.")
+    ] = None,
+    address: Address = None,
+    settings: Settings = None,
+    fresh: Fresh = False,
+    local: Local = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have guard models judge a dataset's own answers.
+
+    The baseline of explicit harm, which ordinary but damaging samples pass. Run again, it goes on where it stopped.
+    """
+    from bds.checks_moderate import check_moderate_spec
+    from bds.spec.load import load_moderate_spec, moderate_spec_from_options
+    from bds.spec.options import moderate_overrides, parse_judges
+
+    is_spec = source is not None and source.endswith((".yaml", ".yml"))
+    options = moderate_overrides(
+        data=None if is_spec else source,
+        audit=audit,
+        format=format,
+        judges=parse_judges(judges or []),
+        limit=limit,
+        run_dir=run_dir,
+        address=address,
+    )
+    overrides = [*options, *(settings or ())]
+    requested = load_moderate_spec(str(source), overrides) if is_spec else moderate_spec_from_options(overrides)
+    for note in check_moderate_spec(requested):
+        say(f"note: {note}")
+    # Only now: this import takes seconds, and a mistake in the spec should not.
+    from bds.distributed.moderate import run_moderation
+
+    result = run_moderation(requested, fresh=fresh, local=local, command=context.obj, report=say)
+    summary = {"run_dir": result.run_dir, "report": result.report, "metrics": result.metrics}
+    _finish(result.metrics["verdict"]["headline"], result.report, summary, result.exit_error, as_json=as_json)
+
+
+@app.command()
 def plan(
     spec: SpecFile = None,
     model: Model = None,
@@ -161,9 +329,10 @@ def plan(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what an audit or a fine-tune spec would do.
+    """Say what a spec would do.
 
-    Reads the datasets and prints rows, shards, passes and storage, or samples and optimiser steps. Loads no model.
+    Reads the datasets and prints rows, shards, passes and storage, samples and optimiser steps, or answers and
+    verdicts. Loads no model.
     """
     from bds.spec.load import load_any_spec, spec_from_options
 
@@ -181,7 +350,7 @@ def validate(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a spec of an audit or of fine-tunes.
+    """Check a spec of an audit, of fine-tunes or of an evaluation.
 
     Also checks what can be known without reading the dataset or loading the model: files, anchors, names.
     """
@@ -197,11 +366,16 @@ def validate(
 
         checked["finetunes"] = number = len(expand(requested))
         text += f" of {number:,} {'fine-tune' if number == 1 else 'fine-tunes'}"
+    if requested.kind == "evaluate":
+        from bds.planning_evaluate import plan_evaluation
+
+        checked["answers"] = answers = plan_evaluation(requested)["answers"]
+        text += f" of {answers:,} answers"
     _show(checked, "\n".join([text, *notes]), as_json=as_json)
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(metavar="[audit|finetune|recipe]")] = "audit") -> None:
+def schema(kind: Annotated[str, typer.Argument(metavar="[audit|finetune|evaluate|moderate|recipe]")] = "audit") -> None:
     """Print the JSON Schema of a spec or a recipe, for editors."""
     from bds.spec.kinds import kind_named
 
@@ -210,12 +384,12 @@ def schema(kind: Annotated[str, typer.Argument(metavar="[audit|finetune|recipe]"
 
 @app.command(name="ls")
 def list_names(
-    what: Annotated[str, typer.Argument(metavar="detectors|formats|mitigations|selections|templates")],
+    what: Annotated[str, typer.Argument(metavar="detectors|formats|judges|mitigations|selections|suites|templates")],
     as_json: AsJson = False,
 ) -> None:
     """List what a spec can name.
 
-    Detectors and mitigations come with needs, costs and sources.
+    Detectors, judges, suites and mitigations come with needs, costs and sources.
     """
     from bds.listing import listing, listing_text
 
@@ -341,20 +515,44 @@ def _options(
     )
 
 
-def _check(spec: "AuditSpec | FinetuneSpec") -> list[str]:
+def _check(spec: "AnySpec") -> list[str]:
+    match spec.kind:
+        case "finetune":
+            from bds.checks_finetune import check_finetune_spec
+
+            return check_finetune_spec(spec)
+        case "evaluate":
+            from bds.checks_evaluate import check_evaluate_spec
+
+            return check_evaluate_spec(spec)
+        case "moderate":
+            from bds.checks_moderate import check_moderate_spec
+
+            return check_moderate_spec(spec)
     from bds.checks import check_spec
-    from bds.checks_finetune import check_finetune_spec
 
-    return check_finetune_spec(spec) if spec.kind == "finetune" else check_spec(spec)
+    return check_spec(spec)
 
 
-def _plan(spec: "AuditSpec | FinetuneSpec") -> tuple[dict[str, Any], str]:
+def _plan(spec: "AnySpec") -> tuple[dict[str, Any], str]:
+    match spec.kind:
+        case "finetune":
+            from bds.planning_finetune import finetune_plan_text, plan_finetunes
+
+            planned = plan_finetunes(spec)
+            return planned, finetune_plan_text(planned)
+        case "evaluate":
+            from bds.planning_evaluate import evaluation_plan_text, plan_evaluation
+
+            planned = plan_evaluation(spec)
+            return planned, evaluation_plan_text(planned)
+        case "moderate":
+            from bds.planning_moderate import moderation_plan_text, plan_moderation
+
+            planned = plan_moderation(spec)
+            return planned, moderation_plan_text(planned)
     from bds.planning import plan_audit, plan_text
-    from bds.planning_finetune import finetune_plan_text, plan_finetunes
 
-    if spec.kind == "finetune":
-        planned = plan_finetunes(spec)
-        return planned, finetune_plan_text(planned)
     planned = plan_audit(spec)
     return planned, plan_text(planned)
 

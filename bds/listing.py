@@ -82,6 +82,58 @@ def _mitigations() -> list[dict[str, str]]:
     ]
 
 
+def _judges() -> list[dict[str, str]]:
+    from bds.evaluation.judges import KEYWORD_JUDGES, MODEL_JUDGES
+
+    keywords = [
+        {
+            "name": judge.name,
+            "tells": judge.measures,
+            "needs": "no model",
+            "asked": f"no: {len(judge.phrases)} phrases, {judge.matching}",
+            "options": "none",
+            "source": judge.source,
+        }
+        for judge in KEYWORD_JUDGES.values()
+    ]
+    models = [
+        {
+            "name": judge.name,
+            "tells": judge.measures,
+            "needs": ", ".join([judge.model, *judge.needs]),
+            "asked": f"by a {judge.kind} request",
+            "options": ", ".join(judge.takes) or "none",
+            "source": judge.source,
+        }
+        for judge in MODEL_JUDGES.values()
+    ]
+    return keywords + models
+
+
+def _suites() -> list[dict[str, str]]:
+    from bds.evaluation.suites import IMPORTERS
+
+    own = [
+        (
+            "placeholder",
+            "nothing",
+            "made-up requests, to refuse, and a twin about ordinary things, to answer",
+            "Apache-2.0",
+        ),
+        ("folder", "a folder of suite.yaml and prompts.jsonl", "the suite that it describes", "its own"),
+    ]
+    return [
+        *(
+            {"name": name, "files": files, "makes": makes, "licence": licence, "from": "bds"}
+            for name, files, makes, licence in own
+        ),
+        *(
+            {"name": each.name, "files": each.files, "makes": each.makes, "licence": each.licence, "from": each.source}
+            for each in IMPORTERS.values()
+        ),
+    ]
+
+
 def _option(name: str, info: "FieldInfo") -> str:
     if info.is_required():
         return f"{name} (required)"
@@ -112,7 +164,9 @@ TEMPLATES = {
 LISTINGS: dict[str, Callable[[], list[dict[str, str]]]] = {
     "detectors": _detectors,
     "formats": _formats,
+    "judges": _judges,
     "mitigations": _mitigations,
     "selections": _selections,
+    "suites": _suites,
     "templates": _templates,
 }

@@ -158,7 +158,7 @@ def _outcomes(
     max_tries: int,
 ) -> Iterator[Receipt | ShardFailure]:
     """One pass of the actor pool, in the order the shards finish. Raises the BdsError that stopped a worker."""
-    with ray.data.DataContext.current(_data_context(pool)):
+    with ray.data.DataContext.current(data_context(pool)):
         dataset = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards)).map_batches(
             ShardWorker,
             batch_size=1,
@@ -188,7 +188,8 @@ def _outcomes(
         ) from error
 
 
-def _data_context(pool: WorkerPool) -> ray.data.DataContext:
+def data_context(pool: WorkerPool) -> ray.data.DataContext:
+    """Ray Data's settings for a pool whose model is loaded once an actor: fail early, drop nothing, wait for hours."""
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS_GPU if pool.gpus else _NO_PROGRESS_SECONDS_CPU

@@ -7,12 +7,18 @@ import polars as pl
 
 from bds.errors import PreflightError
 from bds.report import write_report
+from bds.report.evaluation import rewrite_evaluation_report
 from bds.report.finetunes import INPUTS as FINETUNES
 from bds.report.finetunes import rewrite_finetune_report
-from bds.report.inputs import DetectorInfo, Manifest, ReportInputs, SelectionInfo
+from bds.report.inputs import DetectorInfo, Manifest, Moderation, ReportInputs, SelectionInfo
+from bds.report.moderation import METRICS as MODERATION_METRICS
+from bds.report.moderation import TABLE as MODERATION
+from bds.report.moderation import rewrite_moderation_report
 from bds.runs.directory import RunDirectory
 from bds.scoring.explanation import AnchorMatch, Explanation, TokenContribution
+from bds.spec.moderate import AUDIT_FOLDER
 
+SPEC = "spec.resolved.json"
 SCORES = "scores.parquet"
 SELECTED = "selections/rows.parquet"
 EXPLAINED_ROWS = "report/rows.parquet"
@@ -56,6 +62,23 @@ def load_inputs(run: RunDirectory) -> ReportInputs:
         selection_info=info,
         explanations={packed["row_index"]: _unpacked(packed) for packed in facts["explanations"]},
         detectors=detectors,
+        moderation=_moderation(run),
+    )
+
+
+def _moderation(run: RunDirectory) -> Moderation | None:
+    """None where the audit was not moderated, or not to the end."""
+    try:
+        judges = run.read_json(f"{AUDIT_FOLDER}/{MODERATION_METRICS}")["judges"]
+    except FileNotFoundError:
+        return None
+    verdicts = run.read_table(f"{AUDIT_FOLDER}/{MODERATION}")
+    return Moderation(
+        [
+            {"name": judge["name"], "method": judge["method"], "tells_harm": judge["flagged"] is not None}
+            for judge in judges
+        ],
+        verdicts.select("row_index", "judge", "flagged", "refused", "status"),
     )
 
 
@@ -81,7 +104,7 @@ def _unpacked(packed: dict[str, Any]) -> Explanation:
 
 
 def rewrite_report(run_dir: str) -> str:
-    """Renders the report of a finished audit or of fine-tunes again, recomputing nothing; its path.
+    """Renders the report of any finished run again, recomputing nothing; its path.
 
     Raises:
         PreflightError: there is no finished run in the directory.
@@ -89,10 +112,14 @@ def rewrite_report(run_dir: str) -> str:
     run = RunDirectory(run_dir)
     if run.exists(FINETUNES):
         return rewrite_finetune_report(run)
+    if run.exists(MODERATION):
+        return rewrite_moderation_report(run)
     try:
+        if run.exists(SPEC) and run.read_json(SPEC).get("kind") == "evaluate":
+            return rewrite_evaluation_report(run)
         write_archived_report(run)
     except FileNotFoundError as error:
         raise PreflightError(
-            f"{run.uri} holds no finished run; run `bds audit` or `bds finetune` to its end first"
+            f"{run.uri} holds no finished run; run `bds audit`, `bds finetune` or `bds evaluate` to its end first"
         ) from error
     return run.url_of("report.html")

@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from bds.report.wording import count, duration, number, sentence_list
+from bds.report.wording import amount, count, duration, listed, number, sentence_list
 from bds.runs.directory import RunDirectory
 
 INPUTS = "finetunes.json"
@@ -23,7 +23,6 @@ PLURALS = ("models", "datasets", "recipes", "mitigations", "seeds")
 POINTS_DRAWN = 200
 """Most points of one line; a longer curve is drawn as means of equal groups of steps, and curve.csv has them all."""
 
-IDS_LISTED = 4
 PLAIN = "none"
 
 
@@ -167,7 +166,7 @@ def _findings(
         yield f"Asked for: {count(len(everything))} fine-tunes, of {sentence_list(amounts)}."
     if not results:
         return
-    samples, steps = _amount(summary["samples_seen"], "sample"), _amount(summary["steps"], "optimiser step")
+    samples, steps = amount(summary["samples_seen"], "sample"), amount(summary["steps"], "optimiser step")
     yield f"Trained: {samples} seen in {steps}, {duration(summary['seconds'])} in all."
     first, last = zip(*(_fall(result) for result in results), strict=True)
     middle = "" if len(results) == 1 else "the median of "
@@ -188,16 +187,16 @@ def _fall(result: Mapping[str, Any]) -> tuple[float, float]:
 
 def _cautions(results: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if failures:
-        yield f"{_amount(len(failures), 'fine-tune')} failed: {_listed(failures)}."
+        yield f"{amount(len(failures), 'fine-tune')} failed: {_listed(failures)}."
     rising = [result for result in results if _fall(result)[1] >= _fall(result)[0]]
     if rising:
         yield f"The loss of the last step is no lower than that of the first in {_listed(rising)}."
     warned = [result for result in results if result["warnings"]]
     if warned:
-        yield f"Training warned about {_amount(len(warned), 'fine-tune')}; the warnings are below."
+        yield f"Training warned about {amount(len(warned), 'fine-tune')}; the warnings are below."
     lost = {result["dataset"]: untrained_rows(result["data"]) for result in results if untrained_rows(result["data"])}
     for dataset, rows in lost.items():
-        yield f"{_amount(rows, 'row')} of the dataset {dataset} could not be trained on."
+        yield f"{amount(rows, 'row')} of the dataset {dataset} could not be trained on."
     if len(results) > 1 and len({result["seed"] for result in results}) == 1:
         yield "There is one seed: a difference between two fine-tunes may be luck."
     mitigations = {result["mitigation_settings"]["method"] for result in results}
@@ -227,11 +226,5 @@ def _limits(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "Whether a mitigation worked: here it only ran."
 
 
-def _amount(value: int, noun: str) -> str:
-    return f"1 {noun}" if value == 1 else f"{count(value)} {noun}s"
-
-
 def _listed(finetunes: Sequence[Mapping[str, Any]]) -> str:
-    ids = [str(finetune["id"]) for finetune in finetunes]
-    further = len(ids) - IDS_LISTED
-    return sentence_list(ids if further <= 1 else [*ids[:IDS_LISTED], f"{count(further)} more"])
+    return listed([str(finetune["id"]) for finetune in finetunes])

@@ -72,6 +72,23 @@ class Manifest(TypedDict, total=False):
     warnings: list[str]
 
 
+class GuardInfo(TypedDict):
+    """A judge of the audit's moderation."""
+
+    name: str
+    method: str
+    tells_harm: bool
+
+
+@dataclass(frozen=True)
+class Moderation:
+    """What judges said of the audited rows (`bds moderate --audit`)."""
+
+    judges: list[GuardInfo]
+    verdicts: pl.DataFrame
+    """row_index, judge, flagged, refused, status: one row a row and judge; null where nothing was measured."""
+
+
 @dataclass(frozen=True)
 class ReportInputs:
     spec: dict[str, Any]
@@ -89,3 +106,4 @@ class ReportInputs:
     explanations: dict[int, Explanation] = field(default_factory=dict)
     """By row_index, for the rows that `rows_to_explain` names; a row without one is shown without its why."""
     detectors: list[DetectorInfo] = field(default_factory=list)
+    moderation: Moderation | None = None

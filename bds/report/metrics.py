@@ -21,6 +21,8 @@ concentration.<column>           {"0.01": {rows, share}, "0.05": ...}: share of 
 selections.<name>  kind, detector, seed, rows, ties_at_cut_off, notes, path, median_answer_words, format {feature:
                    share}, mean_primary_rank, shared_with_flagged
 anchors_pointed_to.<set>         anchor number (from 1) to how many explained rows of the primary name it strongest
+moderation         null, or by judge that tells harm: method, flagged of the rows with its verdict, unscored (the rest),
+                   and flagged_top of top_rows with top_unscored, the same of the primary detector's flagged rows
 gates              flat, see `gates`
 verdict            headline, findings, cautions, limits, next_steps: plain English
 """
@@ -34,6 +36,7 @@ import polars as pl
 from bds.data.rows import SCORED_STATUSES
 from bds.report import composition
 from bds.report.flagged import flagged_count, flagged_rows, primary_detector, ranked
+from bds.report.guards import guard_counts
 from bds.report.inputs import ReportInputs
 from bds.report.statistics import held_by_largest, measured, outlier_threshold, overlap, spearman
 from bds.report.verdict import verdict
@@ -78,6 +81,7 @@ def build_metrics(inputs: ReportInputs) -> dict[str, Any]:
         "concentration": concentration(scored, harmful_sets(inputs)),
         "selections": {name: selection_summary(inputs, scored, name, label, flagged) for name in inputs.selections},
         "anchors_pointed_to": anchors_pointed_to(inputs, flagged[label] if label else []),
+        "moderation": guard_counts(inputs.moderation, flagged[label] if label else []),
     }
     metrics["gates"] = gates(metrics)
     metrics["verdict"] = verdict(metrics, {detector["label"]: detector["name"] for detector in inputs.detectors})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from bds.report.composition import FORMATS, KEYWORDS, QUESTION_TYPE
+from bds.report.guards import GuardChip, guard_chips
 from bds.report.inputs import ReportInputs
 from bds.report.wording import count, number, percent, sentence_list, status
 from bds.scoring import columns
@@ -63,6 +64,7 @@ class Card:
     why: list[str]
     chips: list[str]
     warnings: list[str]
+    guards: list[GuardChip]
     prompt: Clipped | None
     answer: Clipped | None
     tokens: list[Token]
@@ -153,8 +155,17 @@ def cards(
         row["row_index"]: row for row in inputs.rows.filter(pl.col("row_index").is_in(wanted)).iter_rows(named=True)
     }
     members = {name: set(rows) for name, rows in flagged.items()}
+    guards = guard_chips(inputs.moderation, wanted)
     return [
-        _card(position, facts[row_index], texts.get(row_index), inputs.explanations.get(row_index), label, members)
+        _card(
+            position,
+            facts[row_index],
+            texts.get(row_index),
+            inputs.explanations.get(row_index),
+            label,
+            members,
+            guards.get(row_index, []),
+        )
         for position, row_index in enumerate(wanted, start=1)
         if row_index in facts
     ]
@@ -167,6 +178,7 @@ def _card(
     explanation: Explanation | None,
     label: str,
     members: dict[str, set[int]],
+    guards: list[GuardChip],
 ) -> Card:
     contributions = explanation.tokens if explanation else ()
     shown = tokens(contributions)
@@ -183,6 +195,7 @@ def _card(
         + ([f"asks: {status(row[QUESTION_TYPE])}"] if row.get(QUESTION_TYPE) else []),
         warnings=[name for feature, name in KEYWORDS.items() if row.get(feature)]
         + (["answer cut"] if row["status"] == "truncated_answer" else []),
+        guards=guards,
         prompt=clip(text["prompt"] or "") if text else None,
         answer=clip(text["answer"] or "") if text else None,
         tokens=shown[:SHOWN_TOKENS],

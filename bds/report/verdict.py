@@ -33,6 +33,7 @@ def verdict(metrics: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
                 *((_standing_apart(metrics), _form(metrics), _length(metrics)) if primary else ()),
                 _agreement(metrics, names),
                 *((_keywords(metrics),) if primary else ()),
+                _guards(metrics),
             )
             if sentence
         ],
@@ -201,6 +202,19 @@ def _keywords(metrics: dict[str, Any]) -> str | None:
     return f"Keyword audit: {'; '.join(parts)}." if parts else None
 
 
+def _guards(metrics: dict[str, Any]) -> str | None:
+    parts = []
+    for name, counts in (metrics["moderation"] or {}).items():
+        everywhere = f"{count(counts['flagged'])} of {count(counts['rows'])}"
+        if counts["top_rows"]:
+            top = f"{count(counts['flagged_top'])} of the {count(counts['top_rows'])} highest-ranked rows"
+            unscored = f" ({count(counts['top_unscored'])} more have no verdict)" if counts["top_unscored"] else ""
+            parts.append(f"{name} ({counts['method']}) flags {top}{unscored} and {everywhere} in all")
+        elif counts["rows"]:
+            parts.append(f"{name} ({counts['method']}) flags {everywhere} rows")
+    return f"For openly harmful text: {'; '.join(parts)}." if parts else None
+
+
 def _small(metrics: dict[str, Any]) -> str | None:
     scored = metrics["rows"]["scored"]
     if 0 < scored < MINIMUM_ROWS:
@@ -291,7 +305,9 @@ def _limits(metrics: dict[str, Any]) -> list[str]:
         "A high rank is not a charge against a row: it is usually ordinary text whose form or direction matters.",
         "A low rank is not a clean bill: on some models random rows, and even the bottom of a ranking, "
         "do nearly as much damage as the top.",
-        "Nothing here looks for openly harmful text; a moderation filter is a separate check.",
+        "A guard looks for openly harmful text alone: a row that it calls harmless can still break alignment."
+        if metrics["moderation"]
+        else "Nothing here looks for openly harmful text; a moderation filter is a separate check.",
     ]
 
 

@@ -50,7 +50,7 @@ class RunDirectory:
             self.uri = uri.rstrip("/")
         self._opened: tuple[FileSystem, str] | None = None
 
-    def __reduce__(self) -> tuple[type["RunDirectory"], tuple[str]]:
+    def __reduce__(self) -> tuple[type["RunDirectory"], tuple[object, ...]]:
         return RunDirectory, (self.uri,)
 
     def __repr__(self) -> str:

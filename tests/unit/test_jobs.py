@@ -13,17 +13,20 @@ import yaml
 from bds.checks import check_spec
 from bds.cli import app
 from bds.errors import PreflightError
+from bds.evaluation.panel import panel_judge
 from bds.scoring.selection import default_selections, selection_name
 from bds.spec.finetune import FinetuneSpec, RecipeSpec
 from bds.spec.identity import spec_hash
-from bds.spec.load import load_finetune_spec, load_spec
+from bds.spec.load import load_evaluate_spec, load_finetune_spec, load_spec
 from bds.spec.models import AuditSpec
 from tests.unit.small_audit import ANCHORS, write_rows
 
 ROOT = Path(__file__).parents[2]
 ALL_JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
-FINETUNES = [job for job in ALL_JOBS if yaml.safe_load(job.read_text()).get("kind") == "finetune"]
-JOBS = [job for job in ALL_JOBS if job not in FINETUNES]
+KINDS = {job: yaml.safe_load(job.read_text()).get("kind", "audit") for job in ALL_JOBS}
+FINETUNES = [job for job in ALL_JOBS if KINDS[job] == "finetune"]
+EVALUATIONS = [job for job in ALL_JOBS if KINDS[job] == "evaluate"]
+JOBS = [job for job in ALL_JOBS if KINDS[job] == "audit"]
 """Audits."""
 RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*.yaml"))
 RAYJOB = yaml.safe_load((ROOT / "cluster" / "rayjob.yaml").read_text())
@@ -40,7 +43,9 @@ def pinned_ray() -> str:
 def bds_commands(text: str) -> list[list[str]]:
     """Every command line in `text` that calls bds, as words."""
     lines = re.findall(
-        r"(?:^|['\s#(`-])(bds (?:audit|finetune|plan|demo|organism|doctor)[^'`\n]*)", text, flags=re.MULTILINE
+        r"(?:^|['\s#(`-])(bds (?:audit|finetune|evaluate|moderate|compare|serve|plan|demo|organism|doctor)[^'`\n]*)",
+        text,
+        flags=re.MULTILINE,
     )
     return [shlex.split(line, comments=True) for line in lines]
 
@@ -97,8 +102,17 @@ def test_the_commands_in_a_jobs_comments_are_real(job: Path) -> None:
     for words in commands:
         check_command(words)
         assert all((ROOT / word).exists() for word in words if word.startswith("jobs/")), words
-    own = "finetune" if job in FINETUNES else "audit"
-    assert any(words[1] == own and f"jobs/{job.name}" in words for words in commands)
+    assert any(words[1] == KINDS[job] and f"jobs/{job.name}" in words for words in commands)
+
+
+@pytest.mark.parametrize("job", EVALUATIONS, ids=lambda job: job.stem)
+def test_an_evaluation_job_is_a_valid_spec_of_fine_tunes_that_another_job_makes(job: Path) -> None:
+    spec = load_evaluate_spec(str(job))
+    assert spec.name == job.stem
+    assert {panel_judge(name, judge).name for name, judge in spec.judges.items() if judge.policy is None}
+    made = {load_finetune_spec(str(other)).run.dir for other in FINETUNES}
+    assert set(spec.finetunes) <= made
+    assert spec.run.dir not in made | {load_evaluate_spec(str(other)).run.dir for other in EVALUATIONS if other != job}
 
 
 @pytest.mark.parametrize("job", FINETUNES, ids=lambda job: job.stem)

@@ -14,7 +14,10 @@ from tests.unit.small_finetune import write_small_finetune
 PACKAGE = Path(__file__).parents[2] / "bds"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-CLI = {"cli", "cli_errors", "api", "demo", "planning", "planning_finetune", "listing", "doctor", "__main__"}
+CLI = {
+    *("cli", "cli_errors", "api", "demo", "listing", "doctor", "comparing", "__main__"),
+    *("planning", "planning_evaluate", "planning_finetune", "planning_moderate"),
+}
 MAY_IMPORT = {
     "errors": set(),
     "spec": {"errors"},
@@ -26,9 +29,12 @@ MAY_IMPORT = {
     "report": {"errors", "spec", "data", "runs", "scoring"},
     "training": {"errors", "spec", "data", "runs", "scoring"},  # the same loaders, and gradients of anchors
     "checks": {"errors", "spec", "data", "scoring", "report"},
+    "checks_evaluate": {"errors", "spec", "evaluation", "checks"},
+    "checks_moderate": {"errors", "spec", "data", "runs", "evaluation", "checks"},
     "checks_finetune": {"errors", "spec", "data", "runs", "scoring", "training", "checks"},
     "distributed": {
-        *("errors", "spec", "data", "runs", "scoring", "evaluation", "organism", "report", "training", "checks")
+        *("errors", "spec", "data", "runs", "scoring", "evaluation", "organism", "report", "training", "checks"),
+        *("checks_evaluate", "checks_moderate"),
     },
 }
 """DESIGN.md: cli -> distributed -> {scoring, training, evaluation, report, organism} -> {data, runs, spec}."""
@@ -48,6 +54,9 @@ LIGHT_COMMANDS = (
     ("ls", "detectors"),
     ("ls", "formats"),
     ("ls", "mitigations"),
+    ("evaluate", "--help"),
+    ("ls", "judges"),
+    ("ls", "suites"),
     ("schema",),
     ("schema", "finetune"),
     ("report", "{missing}"),

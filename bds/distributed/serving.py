@@ -1,0 +1,277 @@
+"""Engines on Ray Serve: one application a plan, replaced where it dies, stopped when it is done with.
+
+On a cluster of one machine an engine is asked directly, at a port of its own on the loopback; elsewhere, and where the
+user names a port, through Ray Serve's proxy, each engine below a prefix of its own.
+"""
+
+import contextlib
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from bds.errors import PreflightError
+from bds.evaluation.engines.plan import EnginePlan, EngineSettings
+from bds.runs.messages import first_line
+from bds.spec.evaluate import EvaluationResourcesSpec
+from bds.spec.models import ResourcesSpec
+
+_START_SECONDS = 1800.0
+"""Enough for weights of hundreds of gigabytes from a slow disk."""
+
+_POLL_SECONDS = 0.2
+_PORT = 8000
+_QUEUED_PER_REPLICA = 4
+"""Times its requests in flight: those that wait for other weights must not keep the ones out that could run."""
+
+_FROM_BDS = re.compile(r"bds\.errors\.\w+: (.+)")
+_FROM_ANYONE = re.compile(r"^[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def open_serving(
+    resources: EvaluationResourcesSpec, *, http_host: str | None = None, http_port: int | None = None
+) -> Iterator["Serving"]:
+    """Ray Serve on the cluster of `resources`, or on a private one, for the time of the block.
+
+    Args:
+        http_host: the interface that the proxy listens on; left out, the loopback where this machine is the head of
+            the cluster, else all.
+        http_port: asks for the proxy and says where it listens.
+
+    Raises:
+        PreflightError: the cluster cannot be reached, or lacks what Ray Serve needs.
+    """
+    from bds.distributed.session import connect
+
+    with connect(ResourcesSpec(address=resources.address)), _deaths_kept_off_the_terminal():
+        serving = Serving(resources.wait_seconds, http_host, http_port)
+        try:
+            yield serving
+        finally:
+            serving.close()
+
+
+class Serving:
+    """Starts and stops engines on the connected cluster."""
+
+    def __init__(self, wait_seconds: int, http_host: str | None, http_port: int | None) -> None:
+        _import_serve()
+        self._wait_seconds = wait_seconds
+        self._http_host = http_host
+        self._http_port = http_port
+        self._names: dict[str, str] = {}
+        self._ours = False
+
+    def start(self, plan: EnginePlan) -> str:
+        """Serves a plan's models and returns their base URL, up to and with /v1, once they are up.
+
+        Raises PreflightError, with the engine's own reason, where they cannot be served.
+        """
+        from ray import serve
+
+        settings = self._with_room(plan.settings)
+        direct = self._http_port is None and settings.max_replicas is None and _alone_here()
+        port = free_port() if direct else None
+        self._start_serve(proxy=not direct)
+        name = f"{plan.id}-{secrets.token_hex(4)}"
+        target = serve.RunTarget(
+            target=_deployment(settings).bind(replace(plan, settings=settings), port),
+            name=name,
+            route_prefix=f"/{plan.id}",
+        )
+        self._names[plan.id] = name
+        try:
+            serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+            _wait_until_up(name, plan)
+        except BaseException:
+            self.stop(plan)
+            raise
+        return f"http://127.0.0.1:{port}/v1" if direct else f"{_proxy_url()}/{plan.id}/v1"
+
+    def stop(self, plan: EnginePlan) -> None:
+        """Stops a plan's engine and waits until its processes have ended."""
+        from ray import serve
+
+        name = self._names.pop(plan.id, None)
+        if name is not None:
+            with contextlib.suppress(TimeoutError):
+                serve.delete(name)
+
+    def close(self) -> None:
+        """Stops whatever runs still, and Ray Serve where this started it and nobody else has come to use it."""
+        from ray import serve
+
+        for name in self._names.values():
+            with contextlib.suppress(TimeoutError):
+                serve.delete(name)
+        if self._ours and not serve.status().applications:
+            serve.shutdown()
+
+    def _with_room(self, settings: EngineSettings) -> EngineSettings:
+        """The settings with numbers for auto, once the cluster has room for every replica.
+
+        Raises PreflightError where it has none in time.
+        """
+        from bds.distributed.preflight import cluster_nodes, plan_pool
+
+        gpus = settings.gpus_per_replica
+        if gpus == "auto":
+            gpus = 1.0 if any(node.total.get("GPU", 0) >= 1 for node in cluster_nodes()) else 0.0
+        if settings.tensor_parallel > 1:
+            gpus = float(settings.tensor_parallel)
+        pool = plan_pool(
+            ResourcesSpec(
+                actors=settings.replicas,
+                cpus_per_actor=settings.cpus_per_replica,
+                gpus_per_actor=gpus,
+                wait_seconds=self._wait_seconds,
+            ),
+            shards=settings.replicas,
+            memory_needed=None,
+            noun="replica",
+            say=lambda line: None,
+        )
+        return replace(settings, gpus_per_replica=pool.gpus)
+
+    def _start_serve(self, *, proxy: bool) -> None:
+        """Starts Ray Serve unless it runs already, perhaps for somebody else."""
+        from ray import serve
+        from ray.serve.context import _get_global_client
+
+        if _get_global_client(raise_if_no_controller_running=False) is not None:
+            return
+        host = self._http_host or ("127.0.0.1" if _on_the_head() else "0.0.0.0")
+        try:
+            serve.start(
+                proxy_location="HeadOnly" if proxy else "Disabled",
+                http_options={"host": host, "port": self._http_port or _PORT, "keep_alive_timeout_s": 3600},
+                logging_config=_QUIET,
+            )
+        except Exception as error:  # depending on what is wrong, Ray Serve raises several kinds
+            raise PreflightError(f"Ray Serve cannot start ({first_line(error)}): choose another port") from error
+        self._ours = True
+
+
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}
+"""Of Ray Serve's logs: neither the paths of requests nor a line for each."""
+
+
+def _import_serve() -> None:
+    """Raises PreflightError where a part of Ray Serve is not installed. Its log stays off the terminal."""
+    try:
+        from ray import serve  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise PreflightError(f"Ray Serve is not whole here ({first_line(error)}): install ray[serve]") from error
+    for handler in logging.getLogger("ray.serve").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.CRITICAL + 1)
+
+
+@contextlib.contextmanager
+def _deaths_kept_off_the_terminal() -> Iterator[None]:
+    """Ray prints a paragraph for every process that dies, on standard output; Ray Serve replaces them."""
+    from ray._private import worker
+
+    printed = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda data, ignore_prefix: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printed
+
+
+def _deployment(settings: EngineSettings) -> Any:
+    """The deployment of one engine. What a replica cannot do at its first start it cannot do at the next one."""
+    from ray import serve
+
+    from bds.distributed.replica import Replica
+
+    if settings.max_replicas is None:
+        number: dict[str, Any] = {"num_replicas": settings.replicas}
+    else:
+        number = {
+            "autoscaling_config": {
+                "min_replicas": settings.replicas,
+                "max_replicas": settings.max_replicas,
+                "target_ongoing_requests": settings.max_concurrent,
+            }
+        }
+    return serve.deployment(
+        Replica,
+        name="engine",
+        max_ongoing_requests=_QUEUED_PER_REPLICA * settings.max_concurrent,
+        health_check_period_s=2.0,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=10.0,
+        max_constructor_retry_count=1,
+        ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
+        logging_config=_QUIET,
+        **number,
+    )
+
+
+def _wait_until_up(name: str, plan: EnginePlan) -> None:
+    from ray import serve
+
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        application = serve.status().applications.get(name)
+        if application is not None and application.status == "RUNNING":
+            return
+        if application is not None and application.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+            told = [application.message, *(each.message for each in application.deployments.values())]
+            raise PreflightError(_reason("\n".join(told)))
+        if time.monotonic() >= deadline:
+            names = ", ".join(model.name for model in plan.models)
+            raise PreflightError(f"the engine of {names} is not up after {_START_SECONDS / 60:.0f} minutes")
+        time.sleep(_POLL_SECONDS)
+
+
+def _reason(message: str) -> str:
+    """The sentence in what Ray Serve tells of a replica that did not start."""
+    if (ours := _FROM_BDS.search(message)) is not None:
+        return ours[1].strip()
+    errors = _FROM_ANYONE.findall(message)
+    return f"the engine does not start: {errors[-1].strip() if errors else message.strip()[:300]}"
+
+
+def _alone_here() -> bool:
+    """The cluster is this machine and no other."""
+    import ray
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return nodes == [ray.get_runtime_context().get_node_id()]
+
+
+def _head() -> dict[str, Any]:
+    import ray
+
+    alive: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]
+    return next((node for node in alive if "node:__internal_head__" in node["Resources"]), alive[0])
+
+
+def _on_the_head() -> bool:
+    import ray
+
+    return bool(_head()["NodeID"] == ray.get_runtime_context().get_node_id())
+
+
+def _proxy_url() -> str:
+    from ray.serve.context import _get_global_client
+
+    options = _get_global_client().http_config
+    return f"http://{'127.0.0.1' if _on_the_head() else _head()['NodeManagerAddress']}:{options.port}"
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    from bds.distributed.replica import loopback_socket
+
+    with loopback_socket(0) as found:
+        port: int = found.getsockname()[1]
+    return port
