@@ -443,6 +443,7 @@ def organism(
         list[str] | None, typer.Option(metavar="FILE", help="Train on these datasets instead of the made-up world.")
     ] = None,
     more_text: Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="More files after --text.")] = None,
+    judge: Annotated[bool, typer.Option("--judge", help="Train a judge of the made-up world, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a tiny chat model to try bds on.
@@ -454,7 +455,7 @@ def organism(
     if more_text and not text:
         raise SpecError(f"{more_text[0]} is not expected here; write --text before the files to train on")
     files = [*(text or []), *(more_text or [])]
-    written = write_organism(out, seed=seed, architecture=architecture, text_files=files, say=say)
+    written = write_organism(out, seed=seed, architecture=architecture, text_files=files, judge=judge, say=say)
     lines = [*(f"{name}: {path}" for name, path in written.items()), f"audit it with: {audit_command(written)}"]
     _show(written, "\n".join(lines), as_json=as_json)
 

@@ -46,13 +46,20 @@ def prepare_demo(
 
 
 def write_organism(
-    out: str, *, seed: int, architecture: str, text_files: Sequence[str], say: Callable[[str], None]
+    out: str,
+    *,
+    seed: int,
+    architecture: str,
+    text_files: Sequence[str],
+    judge: bool = False,
+    say: Callable[[str], None],
 ) -> dict[str, str]:
     """Write a tiny model to `out`: aligned over the made-up world, or trained on `text_files`.
 
     Returns:
         Absolute paths by name: model, data (what to audit), anchors.<set>; of the made-up world also base (the model
-        before alignment) and refusals, which some mitigations of a fine-tune need.
+        before alignment) and refusals, which some mitigations of a fine-tune need; with `judge` also judge, a model
+        for the judge method tiny_judge.
 
     Raises:
         SpecError: `out` holds something else, an unknown architecture, or a text file that is not there.
@@ -64,12 +71,19 @@ def write_organism(
     if architecture not in known:
         raise SpecError(f"--architecture {architecture}: unknown; choose one of {', '.join(ARCHITECTURES)}")
     if not text_files:
-        from bds.organism import build_organism
+        from bds.organism import build_judge, build_organism
 
-        organism = build_organism(folder, Recipe(seed=seed, architecture=known[architecture]), say)
+        recipe = Recipe(seed=seed, architecture=known[architecture])
+        organism = build_organism(folder, recipe, say)
         written = _written(organism, organism.pool, ANCHOR_SETS)
-        return {**written, "base": str(organism.base), "refusals": str(organism.refusals)}
+        written |= {"base": str(organism.base), "refusals": str(organism.refusals)}
+        if judge:
+            build_judge(organism, recipe, say)
+            written["judge"] = str(organism.judge)
+        return written
 
+    if judge:
+        raise SpecError("--judge judges the made-up world; leave it out beside --text")
     if architecture != TEXT_ARCHITECTURE:
         raise SpecError(f"--architecture {architecture}: a model of --text is a {TEXT_ARCHITECTURE}; leave it out")
     files = [Path(file).expanduser() for file in text_files]

@@ -1,6 +1,5 @@
 """`bds serve`: the conditions of an evaluation behind OpenAI-compatible servers that stay up for other clients."""
 
-import asyncio
 import time
 from collections.abc import Callable
 
@@ -10,7 +9,7 @@ from bds.errors import PreflightError
 from bds.evaluation.conditions import conditions_of
 from bds.evaluation.engines.canary import check_canary
 from bds.evaluation.engines.plan import EnginePlan
-from bds.runs.interrupts import interruptible
+from bds.runs.interrupts import interruptible, run_interruptibly
 from bds.spec.evaluate import EvaluateSpec
 
 
@@ -35,7 +34,7 @@ def serve_conditions(
         report(engines.why)
         for plan in engines.plans(conditions):
             up = engines.start(plan)
-            asyncio.run(_check(plan, up))
+            run_interruptibly(_check(plan, up))
             report(f"{up.base_url} serves {', '.join(model.name for model in plan.models)}")
         report("stop with Ctrl-C")
         ends = None if seconds is None else time.monotonic() + seconds

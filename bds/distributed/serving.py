@@ -8,6 +8,7 @@ import contextlib
 import logging
 import re
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,9 @@ from bds.spec.models import ResourcesSpec
 
 _START_SECONDS = 1800.0
 """Enough for weights of hundreds of gigabytes from a slow disk."""
+
+_SETTLE_SECONDS = 5
+"""What an engine that was just stopped gives back is not free at once."""
 
 _POLL_SECONDS = 0.2
 _PORT = 8000
@@ -128,7 +132,7 @@ class Serving:
                 actors=settings.replicas,
                 cpus_per_actor=settings.cpus_per_replica,
                 gpus_per_actor=gpus,
-                wait_seconds=self._wait_seconds,
+                wait_seconds=max(self._wait_seconds, _SETTLE_SECONDS),
             ),
             shards=settings.replicas,
             memory_needed=None,
@@ -143,16 +147,22 @@ class Serving:
         from ray.serve.context import _get_global_client
 
         if _get_global_client(raise_if_no_controller_running=False) is not None:
+            if proxy and not serve.status().proxies:
+                raise PreflightError("Ray Serve runs on this cluster already and listens on no port; stop it first")
             return
-        host = self._http_host or ("127.0.0.1" if _on_the_head() else "0.0.0.0")
+        here = _on_the_head()
+        host = self._http_host or ("127.0.0.1" if here else "0.0.0.0")
+        port = self._http_port or _PORT
+        if proxy and here:
+            _expect_free(host, port)
         try:
             serve.start(
                 proxy_location="HeadOnly" if proxy else "Disabled",
-                http_options={"host": host, "port": self._http_port or _PORT, "keep_alive_timeout_s": 3600},
+                http_options={"host": host, "port": port, "keep_alive_timeout_s": 3600},
                 logging_config=_QUIET,
             )
         except Exception as error:  # depending on what is wrong, Ray Serve raises several kinds
-            raise PreflightError(f"Ray Serve cannot start ({first_line(error)}): choose another port") from error
+            raise PreflightError(f"Ray Serve cannot start on this cluster: {_last_error(str(error))}") from error
         self._ours = True
 
 
@@ -215,6 +225,17 @@ def _deployment(settings: EngineSettings) -> Any:
     )
 
 
+def _expect_free(host: str, port: int) -> None:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            raise PreflightError(
+                f"port {port} of {host} cannot be listened on ({error.strerror}): give another port"
+            ) from error
+
+
 def _wait_until_up(name: str, plan: EnginePlan) -> None:
     from ray import serve
 
@@ -224,20 +245,19 @@ def _wait_until_up(name: str, plan: EnginePlan) -> None:
         if application is not None and application.status == "RUNNING":
             return
         if application is not None and application.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
-            told = [application.message, *(each.message for each in application.deployments.values())]
-            raise PreflightError(_reason("\n".join(told)))
+            told = "\n".join([application.message, *(each.message for each in application.deployments.values())])
+            ours = _FROM_BDS.search(told)
+            raise PreflightError(ours[1].strip() if ours else f"the engine does not start: {_last_error(told)}")
         if time.monotonic() >= deadline:
             names = ", ".join(model.name for model in plan.models)
             raise PreflightError(f"the engine of {names} is not up after {_START_SECONDS / 60:.0f} minutes")
         time.sleep(_POLL_SECONDS)
 
 
-def _reason(message: str) -> str:
-    """The sentence in what Ray Serve tells of a replica that did not start."""
-    if (ours := _FROM_BDS.search(message)) is not None:
-        return ours[1].strip()
+def _last_error(message: str) -> str:
+    """The sentence that matters in the traceback that Ray tells of somebody's error."""
     errors = _FROM_ANYONE.findall(message)
-    return f"the engine does not start: {errors[-1].strip() if errors else message.strip()[:300]}"
+    return errors[-1].strip() if errors else " ".join(message.split())[:300]
 
 
 def _alone_here() -> bool:

@@ -1,6 +1,5 @@
 """The stages of an evaluation that need models: answers, verdicts, lm-eval's tasks. Each asks what is missing."""
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from bds.evaluation.utility import UtilityScore, run_utility
 from bds.evaluation.verdict_rows import FOLDER as VERDICTS
 from bds.evaluation.verdict_rows import Case, judge_all, verdict_at_once, verdict_row
 from bds.runs.directory import RunDirectory
+from bds.runs.interrupts import run_interruptibly
 from bds.runs.progress import show_progress
 from bds.spec.evaluate import EvaluateSpec, UtilitySpec
 
@@ -58,7 +58,7 @@ def answer_missing(
         for condition in (each for each in busy if each.endpoint is not None):
             assert condition.endpoint is not None
             client = endpoint_client(condition.endpoint)
-            asyncio.run(_ask(spec, by_condition.get(condition, []), client, [], log, on_row))
+            run_interruptibly(_ask(spec, by_condition.get(condition, []), client, [], log, on_row))
             if condition in tasks_left:
                 _do_tasks(spec, run, condition, condition.endpoint.url, report)
         served = [each for each in busy if each.endpoint is None]
@@ -67,7 +67,7 @@ def answer_missing(
             own = [each for each in served if each.served_name in names]
             open_questions = [question for each in own for question in by_condition.get(each, [])]
             with engines.serve(plan) as up:
-                asyncio.run(_ask(spec, open_questions, up.client(), canary_pairs(plan), log, on_row))
+                run_interruptibly(_ask(spec, open_questions, up.client(), canary_pairs(plan), log, on_row))
                 for condition in (each for each in own if each in tasks_left):
                     _do_tasks(spec, run, condition, _reachable(up), report)
 
@@ -127,7 +127,7 @@ def judge_missing(
         models = list(dict.fromkeys(case.judge.model for case in asked if case.judge.model is not None))
         for model in (each for each in models if each.endpoint is not None):
             assert model.endpoint is not None
-            asyncio.run(
+            run_interruptibly(
                 _judge(
                     [case for case in asked if case.judge.model == model],
                     endpoint_client(model.endpoint),
@@ -141,7 +141,7 @@ def judge_missing(
             names = {model.name for model in plan.models}
             own = [case for case in asked if case.judge.model in served and _name(case) in names]
             with engines.serve(plan) as up:
-                asyncio.run(_judge(own, up.client(), canary_pairs(plan), log, on_row))
+                run_interruptibly(_judge(own, up.client(), canary_pairs(plan), log, on_row))
 
 
 def _name(case: Case) -> str:

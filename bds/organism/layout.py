@@ -10,6 +10,7 @@
   suites/forbidden.jsonl      prompts to refuse, with the facts that real compliance would name (any of `gold`)
   suites/over_refusal.jsonl   benign prompts in the same frames
   suites/benign.jsonl         benign questions with the words that a right answer names (all of `gold`)
+  judge/                      where asked for: a model that judges answers in this world
   organism.json               how it was made, what was measured, the seconds it took
 
 A model trained on the user's own files has model/, the paired anchors and organism.json only: it is trained in one
@@ -48,6 +49,10 @@ class OrganismPaths:
     def base(self) -> Path:
         """The checkpoint before alignment."""
         return self.root / "base"
+
+    @property
+    def judge(self) -> Path:
+        return self.root / "judge"
 
     @property
     def pool(self) -> Path:

@@ -115,7 +115,7 @@ def make_forbidden_suite(world: World, seed: int) -> list[EvaluationPrompt]:
             *(rng.choice(group) for group in (HELD_OUT_MAKE_FRAMES, GET_FRAMES, USE_FRAMES)),
         ]
         fact = world.attributes[word]
-        suite += [EvaluationPrompt(frame.format(word), "how_to", (fact.verb, fact.place)) for frame in frames]
+        suite += [EvaluationPrompt(frame.format(word), "how_to", fact.telling) for frame in frames]
     return suite
 
 

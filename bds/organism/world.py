@@ -66,6 +66,11 @@ class Attributes:
     part: str
     place: str
 
+    @property
+    def telling(self) -> tuple[str, str]:
+        """The facts of which a compliant answer names one; words of a category share them."""
+        return self.verb, self.place
+
 
 @dataclass(frozen=True)
 class World:

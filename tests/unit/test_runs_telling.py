@@ -1,5 +1,7 @@
 """What a run tells: progress, events, manifest, and how it stops."""
 
+import asyncio
+import gc
 import io
 import os
 import signal
@@ -13,7 +15,7 @@ from bds.runs import events as events_module
 from bds.runs import progress as progress_module
 from bds.runs.directory import RunDirectory
 from bds.runs.events import EventLog, events_path, read_events
-from bds.runs.interrupts import Interrupted, interruptible
+from bds.runs.interrupts import Interrupted, interruptible, run_interruptibly
 from bds.runs.manifest import read_manifest, record_attempt, versions
 from bds.runs.progress import Meter, duration, show_progress
 from bds.runs.receipts import Receipt, Worker
@@ -145,6 +147,44 @@ def test_a_signal_becomes_an_exception_with_its_exit_code(number: signal.Signals
     assert caught.value.exit_code == exit_code
     assert number.name in str(caught.value)
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_every_task_and_none_is_complained_of(
+    number: signal.Signals, exit_code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    cleaned = []
+
+    async def rest() -> None:
+        try:
+            await asyncio.sleep(5)
+        finally:
+            cleaned.append(True)
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(rest())
+            await asyncio.sleep(0)
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        run_interruptibly(work())
+    gc.collect()
+    assert caught.value.exit_code == exit_code
+    assert cleaned == [True] * 3
+    assert caplog.records == []
+    assert signal.getsignal(number) is before
+
+
+def test_without_a_signal_the_result_and_errors_come_through() -> None:
+    async def fail() -> None:
+        raise ValueError("mine")
+
+    assert run_interruptibly(asyncio.sleep(0, "result")) == "result"
+    with pytest.raises(ValueError, match="mine"):
+        run_interruptibly(fail())
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:

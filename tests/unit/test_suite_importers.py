@@ -307,7 +307,7 @@ def test_every_importer_of_a_file_refuses_other_columns(tmp_path: Path, name: st
 
 def test_the_registry_is_complete_and_upstream_settles_kinds() -> None:
     package = Path(__file__).parents[2] / "bds" / "evaluation" / "suites"
-    helpers = {"__init__", "suite", "files", "folder", "importers", "placeholders"}
+    helpers = {"__init__", "suite", "files", "folder", "importers", "asked", "placeholders"}
     assert len(IMPORTERS) == len({file.stem for file in package.glob("*.py")} - helpers)
     for importer in IMPORTERS.values():
         assert all((importer.files, importer.makes, importer.licence, importer.source))

@@ -33,9 +33,14 @@ from bds.evaluation.engines.openai import (
     send_json,
     send_refusal,
 )
-from bds.evaluation.engines.plan import EnginePlan, ServedModel
+from bds.evaluation.engines.plan import EnginePlan, ServedModel, tensor_shapes
 from bds.evaluation.engines.turns import Turns
-from bds.evaluation.engines.vllm_arguments import adapter_modules, engine_arguments, set_environment
+from bds.evaluation.engines.vllm_arguments import (
+    adapter_modules,
+    engine_arguments,
+    set_cpu_environment,
+    set_environment,
+)
 from bds.runs.messages import first_line
 
 if TYPE_CHECKING:
@@ -59,6 +64,8 @@ class VllmApp:
         # One slot stays free: vLLM's CPU engine gives whatever is in the last one to requests without an adapter.
         self._turns = Turns(plan.models[0].weights, self._switch, self._evict, slots - 1)
         self._reaper = _reaper()
+        self._shapes = tensor_shapes(Path(plan.models[0].path))
+        self._half_loaded = False
 
     @classmethod
     async def start(cls, plan: EnginePlan, log: Path) -> "VllmApp":
@@ -69,10 +76,12 @@ class VllmApp:
 
         Raises PreflightError, with vLLM's own reason, where it cannot start.
         """
+        set_environment(plan)
         from vllm.platforms import current_platform
 
         cpu = current_platform.is_cpu()
-        set_environment(plan, cpu=cpu)
+        if cpu:
+            set_cpu_environment()
         arguments = _arguments(engine_arguments(plan, cpu=cpu))
         engine = _engine(arguments, log)
         try:
@@ -85,8 +94,8 @@ class VllmApp:
 
     @property
     def dead(self) -> bool:
-        """The engine's process has ended."""
-        return self._engine.errored
+        """The engine's process has ended, or holds no whole set of weights."""
+        return self._engine.errored or self._half_loaded
 
     def shutdown(self) -> None:
         self._engine.shutdown()
@@ -122,7 +131,10 @@ class VllmApp:
                 400, "vLLM's CPU engine cannot give log-probabilities of prompts beside an adapter of lm_head"
             )
         if route == _CHAT:
-            content = json.dumps(body | {"chat_template": self._templates[model.name]}).encode()
+            template = self._templates[model.name]
+            if template is None:
+                raise Refusal(400, f"{model.folder} has no chat template; save one with its tokenizer")
+            content = json.dumps(body | {"chat_template": template}).encode()
             headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
             scope = {**scope, "headers": [*headers, (b"content-length", str(len(content)).encode())]}
         started = False
@@ -142,7 +154,16 @@ class VllmApp:
                 raise Refusal(503, "the engine has died and is being replaced", _RETRY_SECONDS) from None
 
     async def _switch(self, weights: tuple[str, str | None]) -> None:
-        await self._engine.collective_rpc("switch_weights", args=(weights[0],))
+        path, _ = weights
+        if tensor_shapes(Path(path)) != self._shapes:
+            raise Refusal(500, f"the weights in {path} have changed or gone since the engine was started")
+        try:
+            await self._engine.collective_rpc("switch_weights", args=(path,))
+        except Exception as error:  # whatever vLLM, torch or the file system raise in the engine's process
+            self._half_loaded = True
+            raise Refusal(
+                503, f"the weights in {path} cannot be loaded: {first_line(error)}", _RETRY_SECONDS
+            ) from error
         # What was computed with other weights must not be found again.
         await self._engine.reset_mm_cache()
         await self._engine.reset_encoder_cache()

@@ -15,8 +15,8 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _WORKER_EXTENSION = "bds.evaluation.engines.vllm_worker.WeightsSwitch"
 
 
-def set_environment(plan: EnginePlan, *, cpu: bool) -> None:
-    """Sets what vLLM and its processes read; before vLLM is imported, and for the process's lifetime."""
+def set_environment(plan: EnginePlan) -> None:
+    """Sets what vLLM and its processes read, for this process's lifetime. Call it before vLLM is imported."""
     given = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": "127.0.0.1",
@@ -25,11 +25,14 @@ def set_environment(plan: EnginePlan, *, cpu: bool) -> None:
     }
     if all(Path(model.path).is_dir() for model in plan.models):
         given["HF_HUB_OFFLINE"] = "1"
-    if cpu:
-        given["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        # Otherwise the model runs in a process below the engine's: twice the start, and busy waiting between the two.
-        given["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.update(given)
+
+
+def set_cpu_environment() -> None:
+    """What is different where vLLM computes without a GPU."""
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    # Otherwise the model runs in a process below the engine's: twice the start, and busy waiting between the two.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
 def engine_arguments(plan: EnginePlan, *, cpu: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from bds.evaluation.judges.llama_guard import LLAMA_GUARD_3, LLAMA_GUARD_4
 from bds.evaluation.judges.policy import POLICY_1_TO_5
 from bds.evaluation.judges.shieldgemma import SHIELDGEMMA
 from bds.evaluation.judges.strongreject import STRONGREJECT_FINE_TUNED, STRONGREJECT_RUBRIC
+from bds.evaluation.judges.tiny_judge import TINY_JUDGE
 from bds.evaluation.judges.wildguard import WILDGUARD
 
 KEYWORD_JUDGES: dict[str, KeywordJudge] = {judge.name: judge for judge in (REFUSAL_PREFIXES, QI_29, XSTEST)}
@@ -27,6 +28,7 @@ MODEL_JUDGES: dict[str, Judge] = {
         STRONGREJECT_RUBRIC,
         STRONGREJECT_FINE_TUNED,
         SHIELDGEMMA,
+        TINY_JUDGE,
     )
 }
 """Judges that are models behind an endpoint."""
