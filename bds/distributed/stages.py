@@ -23,7 +23,7 @@ from bds.evaluation.verdict_rows import Case, judge_all, verdict_at_once, verdic
 from bds.runs.directory import RunDirectory
 from bds.runs.interrupts import run_interruptibly
 from bds.runs.progress import show_progress
-from bds.spec.evaluate import EvaluateSpec, UtilitySpec
+from bds.spec.evaluate import EvaluateSpec
 
 Row = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def answer_missing(
     have = logged_rows(run, ANSWERS)
     missing = [each for each in asked if each.key not in have or have[each.key]["status"] == "failed"]
     conditions = list(dict.fromkeys(each.condition for each in asked))
-    tasks_left = [each for each in conditions if spec.utility.tasks and not _scored(run, each, spec.utility)]
+    tasks_left = [each for each in conditions if spec.utility.tasks and not _scored(run, each, spec)]
     if not missing and not tasks_left:
         report(f"{len(asked):,} answers, all of them there already")
         return
@@ -166,28 +166,28 @@ def utility_scores(run: RunDirectory, spec: EvaluateSpec, conditions: Sequence[C
     found = []
     for condition in conditions:
         names = {"condition": condition.name, "group": condition.group, "seed": condition.seed}
-        scores = _scored(run, condition, spec.utility) or []
+        scores = _scored(run, condition, spec) or []
         found += [{**names, **score} for score in scores]
     return found
 
 
-def _scored(run: RunDirectory, condition: Condition, utility: UtilitySpec) -> list[dict[str, Any]] | None:
+def _scored(run: RunDirectory, condition: Condition, spec: EvaluateSpec) -> list[dict[str, Any]] | None:
     try:
-        found: list[dict[str, Any]] = run.read_json(_scores_file(condition, utility))["scores"]
+        found: list[dict[str, Any]] = run.read_json(_scores_file(condition, spec))["scores"]
     except FileNotFoundError:
         return None
     return found
 
 
-def _scores_file(condition: Condition, utility: UtilitySpec) -> str:
-    asked = [condition.fingerprint, utility.model_dump(mode="json")]
+def _scores_file(condition: Condition, spec: EvaluateSpec) -> str:
+    asked = [condition.fingerprint, spec.sampling.system_prompt, spec.utility.model_dump(mode="json")]
     return f"utility/{condition.name}-{hashlib.sha256(canonical_json(asked)).hexdigest()[:16]}.json"
 
 
 def _do_tasks(
     spec: EvaluateSpec, run: RunDirectory, condition: Condition, base_url: str, report: Callable[[str], None]
 ) -> None:
-    file = _scores_file(condition, spec.utility)
+    file = _scores_file(condition, spec)
     out = run.local_path(f"{PRIVATE}/{file.removesuffix('.json')}")
     if out is None:
         raise PreflightError("field utility.tasks: lm-eval writes to a local disk; give a run.dir that is a folder")
@@ -202,6 +202,7 @@ def _do_tasks(
         chat=True,
         limit=spec.utility.limit,
         api_key_env=None if endpoint is None else endpoint.api_key_env,
+        system_prompt=spec.sampling.system_prompt,
         on_line=report,
     )
     run.write_json(file, {"condition": condition.name, "scores": [asdict(score) for score in scores]})

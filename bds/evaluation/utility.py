@@ -62,6 +62,7 @@ class Server:
     tries: int
     context: int | None = None
     """Tokens of prompt and answer together, where the server tells."""
+    system_prompt: str | None = None
 
 
 def run_utility(
@@ -75,6 +76,7 @@ def run_utility(
     limit: int | None = None,
     include: Sequence[Path] = (),
     api_key_env: str | None = None,
+    system_prompt: str | None = None,
     on_line: Callable[[str], None] = lambda line: None,
     concurrent: int = 16,
     tries: int = 12,
@@ -92,6 +94,7 @@ def run_utility(
         limit: only the first samples of each task.
         include: folders with more task files.
         api_key_env: the environment variable that holds the server's key.
+        system_prompt: a system turn before every chat, as the suites' prompts get it.
         on_line: called with lines that anybody may read.
         concurrent: requests in flight. vLLM's CPU build needs 1 where it serves adapters and log-probabilities are
             asked for: its engine dies of two such prompts at a time.
@@ -110,7 +113,8 @@ def run_utility(
             "tokenizer, and an endpoint has none to load; leave them out, or evaluate the model from its folder"
         )
     key = _key(api_key_env)
-    server = Server(base_url.rstrip("/"), model, tokenizer, chat, concurrent, tries, _context(base_url, model, key))
+    context = _context(base_url, model, key)
+    server = Server(base_url.rstrip("/"), model, tokenizer, chat, concurrent, tries, context, system_prompt)
     _make_private(out)
     scores = []
     for task in found:
@@ -148,6 +152,7 @@ def lm_eval_config(
         "model": "local-chat-completions" if chat else "local-completions",
         "model_args": arguments,
         "apply_chat_template": chat,
+        "system_instruction": server.system_prompt if chat else None,
         "tasks": [task.asked],
         "include_path": [str(path.absolute()) for path in include],
         "limit": limit,

@@ -83,7 +83,7 @@ def test_shards_in_the_opposite_order_give_the_same_bytes(
     assert tables(tmp_path / "run") == uninterrupted
 
 
-@pytest.mark.parametrize("actors", [1, 2, 3])
+@pytest.mark.parametrize("actors", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_any_number_of_actors_gives_the_same_bytes(
     ray_session: None, spec_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes], actors: int
 ) -> None:

@@ -44,8 +44,15 @@ def logged(spec: Path, folder: str) -> list[dict[str, str]]:
     return rows
 
 
-@pytest.mark.parametrize("stage", ["generations", "verdicts"])
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("stage", "kill"),
+    [
+        ("generations", signal.SIGKILL),
+        ("verdicts", signal.SIGTERM),
+        pytest.param("generations", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("verdicts", signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_driver_loses_nothing_and_asks_nothing_twice(tmp_path: Path, stage: str, kill: signal.Signals) -> None:
     with fake_endpoint(aligned_or_tuned) as server, fake_endpoint(policy_judge) as judge:
         whole = write_spec(tmp_path / "whole", server.url, judge.url)

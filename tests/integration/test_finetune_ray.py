@@ -112,7 +112,7 @@ def training_processes(driver: int) -> list[psutil.Process]:
     return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
-@pytest.mark.parametrize("victim", ["worker", "driver"])
+@pytest.mark.parametrize("victim", [pytest.param("worker", marks=pytest.mark.slow), "driver"])
 def test_a_killed_worker_or_driver_costs_no_more_than_the_steps_since_the_last_checkpoint(
     world: Path, tmp_path: Path, long_run: str, victim: str
 ) -> None:

@@ -205,7 +205,7 @@ def descendants(words: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("victim", ["VLLM::EngineCore", "ServeReplica"])
+@pytest.mark.parametrize("victim", ["VLLM::EngineCore", pytest.param("ServeReplica", marks=pytest.mark.slow)])
 def test_requests_succeed_again_after_a_kill(
     victim: str, url: str, references: dict[str, Any], tokenizer: PreTrainedTokenizerFast
 ) -> None:

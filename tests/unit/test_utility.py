@@ -19,7 +19,7 @@ from bds.evaluation import lm_eval_process
 from bds.evaluation.lm_eval_output import Telling, explained
 from bds.evaluation.lm_eval_process import child_environment
 from bds.evaluation.utility import Server, UtilityScore, lm_eval_config, run_utility, scores_of
-from bds.evaluation.utility_tasks import UtilityTask, find_tasks
+from bds.evaluation.utility_tasks import Asks, UtilityTask, find_tasks
 from tests.fake_endpoint import FakeEndpoint, fake_endpoint
 from tests.unit.lm_eval_server import MODEL, scoring_server
 
@@ -367,6 +367,13 @@ def test_a_tokenizers_folder_is_found_from_any_folder(
     config = lm_eval_config(UtilityTask("mmlu", "mmlu", "log-probabilities"), server, tmp_path / "out", None, [])
     assert config["model_args"]["tokenizer"] == found.format(here=tmp_path)
     assert (config["model"], config["apply_chat_template"]) == ("local-completions", False)
+
+
+@pytest.mark.parametrize(("asks", "told"), [("answers", "Be kind."), ("log-probabilities", None)])
+def test_a_system_prompt_goes_before_chats_only(tmp_path: Path, asks: Asks, told: str | None) -> None:
+    server = Server("http://127.0.0.1/v1", "m", "hub/name", chat=True, concurrent=1, tries=1, system_prompt="Be kind.")
+    config = lm_eval_config(UtilityTask("gsm8k", "gsm8k", asks), server, tmp_path, None, [])
+    assert config["system_instruction"] == told
 
 
 def test_progress_is_told_in_tenths() -> None:
