@@ -7,10 +7,10 @@ from bds.errors import PreflightError, SpecError
 from bds.evaluation.judges import MODEL_JUDGES
 from bds.evaluation.panel import PanelJudge, panel_judge
 from bds.runs.directory import RunDirectory
+from bds.runs.kind import SPEC, kind_of
 from bds.spec.moderate import JudgeEngineSpec, ModerateSpec
 from bds.spec.paths import is_uri
 
-AUDIT_SPEC = "spec.resolved.json"
 SCORES = "scores.parquet"
 
 FORBIDDEN_PROMPTS_ONLY = ("harmbench", "strongreject_rubric", "strongreject_fine_tuned")
@@ -81,12 +81,11 @@ def _check_audit(path: str) -> None:
         what = "is a file, not a run directory" if os.path.exists(path) else "does not exist"
         raise PreflightError(f"field audit: {path} {what}; {similar(path)}, or run `bds audit` first")
     audit = RunDirectory(path)
-    try:
-        kind = audit.read_json(AUDIT_SPEC).get("kind", "audit")
-    except FileNotFoundError as error:
+    kind = kind_of(audit)
+    if kind is None:
         raise PreflightError(
-            f"field audit: {path} is not the run directory of an audit (it has no {AUDIT_SPEC}); run `bds audit` first"
-        ) from error
+            f"field audit: {path} is not the run directory of an audit (it has no {SPEC}); run `bds audit` first"
+        )
     if kind != "audit":
         raise PreflightError(f"field audit: {path} holds another kind of run ({kind}); name that of an audit")
     if not audit.exists(SCORES):

@@ -3,15 +3,13 @@
 Each step finds its own finished work in the run directory, so that running the same command again resumes.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -26,18 +24,19 @@ from bds.distributed.results import write_results
 from bds.distributed.workers import Workers, open_workers
 from bds.errors import BdsError, PreflightError, SpecError
 from bds.report.archive import load_inputs, write_archived_report
+from bds.runs.attempts import open_attempt
 from bds.runs.directory import RunDirectory, canonical_json
 from bds.runs.events import EventLog
 from bds.runs.execute import ShardFailure
-from bds.runs.lease import Lease, delete_run, hold_lease
-from bds.runs.manifest import record_attempt
+from bds.runs.kind import SPEC, expect_kind
+from bds.runs.lease import Lease
 from bds.runs.plan import Plan, read_plan, write_plan
 from bds.runs.progress import Meter, show_progress
 from bds.runs.receipts import Receipt, read_parts, remaining, valid_receipts
 from bds.scoring.checks import check_detectors, check_selections
 from bds.scoring.loading import load_configuration, load_tokenizer
 from bds.scoring.passes import Passes, plan_passes, roles_of
-from bds.scoring.stages import SPEC, decoder_blocks, load_scorer, prepare_anchors, read_spec
+from bds.scoring.stages import decoder_blocks, load_scorer, prepare_anchors, read_spec
 from bds.spec.identity import spec_diff, spec_hash
 from bds.spec.models import AuditSpec
 
@@ -86,34 +85,17 @@ def run_audit(
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
     run = RunDirectory(spec.run.dir)
-    with hold_lease(run) as lease:
-        if fresh:
-            delete_run(run)
-        started = datetime.now(UTC)
+    with open_attempt(run, command, fresh=fresh) as attempt:
+        expect_kind(run, "audit", "the audit")
         clock = time.perf_counter()
-        log = EventLog(run, lease.record.attempt)
-        shown = shlex.join(command)
-        try:
-            prepared = _prepare(spec, run, report)
-            record_attempt(run, lease.record.attempt, "running", {"started": started.isoformat(), "command": shown})
-            report(f"run directory {run.uri}; stop at any time, the same command resumes")
-            with open_workers(spec, run, prepared.plan, local=local, report=report) as workers:
-                facts = _anchor_stage(run, prepared, workers, report)
-                _score_stage(run, prepared, workers, lease, log, report)
-                finished = _finish_facts(spec, prepared, facts, started, time.perf_counter() - clock, shown)
-                _write_tables(run, spec, prepared, facts, finished, workers, report)
-        except BaseException as error:
-            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-            with contextlib.suppress(BdsError):
-                log.add("ended", {"outcome": outcome})
-                if read_plan(run) is not None:
-                    record_attempt(
-                        run, lease.record.attempt, outcome, {"started": started.isoformat(), "command": shown}
-                    )
-            raise
-        finally:
-            log.close()
-        record_attempt(run, lease.record.attempt, "finished", {"started": started.isoformat(), "command": shown})
+        prepared = _prepare(spec, run, report)
+        attempt.begin(report)
+        with open_workers(spec, run, prepared.plan, local=local, report=report) as workers:
+            facts = _anchor_stage(run, prepared, workers, report)
+            _score_stage(run, prepared, workers, attempt.lease, attempt.log, report)
+            seconds = time.perf_counter() - clock
+            finished = _finish_facts(spec, prepared, facts, attempt.started, seconds, attempt.command)
+            _write_tables(run, spec, prepared, facts, finished, workers, report)
     return read_result(spec)
 
 

@@ -4,8 +4,6 @@ Three stages with files between them: answers, verdicts, tables. Each does what 
 no model again and another chart asks no judge.
 """
 
-import contextlib
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +15,7 @@ from bds.checks_evaluate import baseline_of, primary_of
 from bds.distributed.engines import Engines, open_engines
 from bds.distributed.identity import identified
 from bds.distributed.stages import answer_missing, judge_missing, utility_scores
-from bds.errors import BdsError, IncompleteError, SpecError
+from bds.errors import BdsError, IncompleteError
 from bds.evaluation.answers import FOLDER as ANSWERS
 from bds.evaluation.answers import Question, questions
 from bds.evaluation.conditions import Condition, conditions_of
@@ -32,14 +30,12 @@ from bds.evaluation.table import rows_table
 from bds.evaluation.verdict_rows import FOLDER as VERDICTS
 from bds.evaluation.verdict_rows import cases
 from bds.report.evaluation import write_evaluation_report
+from bds.runs.attempts import open_attempt
 from bds.runs.directory import RunDirectory
-from bds.runs.events import EventLog
 from bds.runs.interrupts import interruptible
-from bds.runs.lease import delete_run, hold_lease
-from bds.runs.manifest import record_attempt
+from bds.runs.kind import SPEC, expect_kind
 from bds.spec.evaluate import EvaluateSpec
 
-SPEC = "spec.resolved.json"
 ROWS = "rows.parquet"
 COMPARISON = "compare.json"
 
@@ -92,41 +88,17 @@ def run_evaluation(
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
     run = RunDirectory(spec.run.dir)
-    with hold_lease(run) as lease:
-        if fresh:
-            delete_run(run)
-        _refuse_another_kind(run)
-        attempt = lease.record.attempt
-        log = EventLog(run, attempt)
-        facts = {"started": datetime.now(UTC).isoformat(), "command": shlex.join(command)}
-        try:
-            with open_engines(spec, local=local) as engines, interruptible():
-                prepared = _prepare(spec, run, engines, report)
-                record_attempt(run, attempt, "running", facts)
-                report(f"run directory {run.uri}; stop at any time, the same command resumes")
-                answer_missing(spec, run, prepared.asked, engines, lease.check, report)
-                open_to = cases(prepared.judges, prepared.asked, logged_rows(run, ANSWERS))
-                judge_missing(run, open_to, engines, lease.check, report)
-            result = _result(spec, run, prepared)
-        except BaseException as error:
-            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-            with contextlib.suppress(BdsError):
-                log.add("ended", {"outcome": outcome})
-                record_attempt(run, attempt, outcome, facts)
-            raise
-        finally:
-            log.close()
-        record_attempt(run, attempt, "finished" if result.exit_error is None else str(result.exit_error), facts)
+    with open_attempt(run, command, fresh=fresh) as attempt:
+        expect_kind(run, "evaluate", "the evaluation")
+        with open_engines(spec, local=local) as engines, interruptible():
+            prepared = _prepare(spec, run, engines, report)
+            attempt.begin(report)
+            answer_missing(spec, run, prepared.asked, engines, attempt.lease.check, report)
+            open_to = cases(prepared.judges, prepared.asked, logged_rows(run, ANSWERS))
+            judge_missing(run, open_to, engines, attempt.lease.check, report)
+        result = _result(spec, run, prepared)
+        attempt.error = result.exit_error
     return result
-
-
-def _refuse_another_kind(run: RunDirectory) -> None:
-    try:
-        kind = run.read_json(SPEC).get("kind", "audit")
-    except FileNotFoundError:
-        return
-    if kind != "evaluate":
-        raise SpecError(f"{run.uri} holds another kind of run ({kind}); give another run.dir for the evaluation")
 
 
 def _prepare(spec: EvaluateSpec, run: RunDirectory, engines: Engines, report: Callable[[str], None]) -> _Prepared:

@@ -4,23 +4,21 @@ A fine-tune that fails is reported and the others go on. Running the same comman
 """
 
 import contextlib
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 
 from bds.data.tokens import check_template
 from bds.distributed.trainers import Failure, Outcome, open_trainers
-from bds.errors import BdsError, IncompleteError, PreflightError, SpecError
+from bds.errors import BdsError, IncompleteError, PreflightError
 from bds.report.finetunes import write_finetune_report
+from bds.runs.attempts import open_attempt
 from bds.runs.directory import RunDirectory
 from bds.runs.events import EventLog
-from bds.runs.lease import delete_run, hold_lease
-from bds.runs.manifest import record_attempt
+from bds.runs.kind import SPEC, expect_kind
 from bds.runs.progress import duration, show_progress
 from bds.scoring.loading import load_configuration, load_tokenizer
 from bds.spec.finetune import FinetuneSpec
@@ -41,7 +39,6 @@ from bds.training.plan import (
     input_fingerprints,
 )
 
-SPEC = "spec.resolved.json"
 FAILURE = "failure.json"
 
 
@@ -82,29 +79,14 @@ def run_finetunes(
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
     run = RunDirectory(spec.run.dir)
-    with hold_lease(run) as lease:
-        if fresh:
-            delete_run(run)
-        _refuse_another_kind(run)
-        attempt = lease.record.attempt
-        log = EventLog(run, attempt)
-        facts = {"started": datetime.now(UTC).isoformat(), "command": shlex.join(command)}
-        try:
-            prepared = _prepare(spec, run, report)
-            record_attempt(run, attempt, "running", facts)
-            report(f"run directory {run.uri}; stop at any time, the same command resumes")
-            if prepared.missing:
-                _train(spec, run, prepared, lease.check, log, local=local, report=report)
-        except BaseException as error:
-            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-            with contextlib.suppress(BdsError):
-                log.add("ended", {"outcome": outcome})
-                record_attempt(run, attempt, outcome, facts)
-            raise
-        finally:
-            log.close()
+    with open_attempt(run, command, fresh=fresh) as attempt:
+        expect_kind(run, "finetune", "the fine-tunes")
+        prepared = _prepare(spec, run, report)
+        attempt.begin(report)
+        if prepared.missing:
+            _train(spec, run, prepared, attempt.lease.check, attempt.log, local=local, report=report)
         result = _result(spec, run, prepared)
-        record_attempt(run, attempt, "finished" if result.exit_error is None else str(result.exit_error), facts)
+        attempt.error = result.exit_error
     return result
 
 
@@ -114,15 +96,6 @@ class _Prepared:
 
     assignments: list[Assignment]
     missing: list[Assignment]
-
-
-def _refuse_another_kind(run: RunDirectory) -> None:
-    try:
-        kind = run.read_json(SPEC).get("kind", "audit")
-    except FileNotFoundError:
-        return
-    if kind != "finetune":
-        raise SpecError(f"{run.uri} holds an {kind}; give another run.dir for the fine-tunes")
 
 
 def _prepare(spec: FinetuneSpec, run: RunDirectory, report: Callable[[str], None]) -> _Prepared:

@@ -4,11 +4,8 @@ Each judge has receipts of its own, so that running the same command again goes 
 was added later judges alone.
 """
 
-import contextlib
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -23,17 +20,15 @@ from bds.evaluation.moderation_metrics import moderation_metrics
 from bds.evaluation.private import PRIVATE, open_private
 from bds.report.archive import FACTS, write_archived_report
 from bds.report.moderation import PAGE, TABLE, write_moderation_report
+from bds.runs.attempts import open_attempt
 from bds.runs.directory import RunDirectory
-from bds.runs.events import EventLog
-from bds.runs.lease import delete_run, hold_lease
-from bds.runs.manifest import record_attempt
+from bds.runs.kind import SPEC, expect_kind, kind_of
 from bds.runs.plan import Plan, read_plan, write_plan
 from bds.runs.receipts import COMPONENTS, read_parts, valid_receipts
 from bds.runs.stage import StageDirectory
 from bds.spec.identity import spec_diff, spec_hash
 from bds.spec.moderate import ModerateSpec
 
-SPEC = "spec.resolved.json"
 INPUTS = "inputs.json"
 
 
@@ -85,40 +80,16 @@ def run_moderation(
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
     run = RunDirectory(spec.run_dir)
-    with hold_lease(run) as lease:
-        if fresh:
-            delete_run(run)
-        _refuse_another_kind(run)
-        attempt = lease.record.attempt
-        log = EventLog(run, attempt)
-        facts = {"started": datetime.now(UTC).isoformat(), "command": shlex.join(command)}
-        try:
-            prepared = _prepare(spec, run, local=local, report=report)
-            record_attempt(run, attempt, "running", facts)
-            report(f"run directory {run.uri}; stop at any time, the same command resumes")
-            judge_missing(spec, prepared.plan, prepared.judges, lease, log, local=local, report=report)
-            result = _result(spec, run, prepared)
-        except BaseException as error:
-            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-            with contextlib.suppress(BdsError):
-                log.add("ended", {"outcome": outcome})
-                record_attempt(run, attempt, outcome, facts)
-            raise
-        finally:
-            log.close()
-        record_attempt(run, attempt, "finished" if result.exit_error is None else str(result.exit_error), facts)
+    with open_attempt(run, command, fresh=fresh) as attempt:
+        if kind_of(run) == "audit":
+            raise SpecError(f"{run.uri} holds an audit; give it as --audit, or another run.dir")
+        expect_kind(run, "moderate", "the moderation")
+        prepared = _prepare(spec, run, local=local, report=report)
+        attempt.begin(report)
+        judge_missing(spec, prepared.plan, prepared.judges, attempt.lease, attempt.log, local=local, report=report)
+        result = _result(spec, run, prepared)
+        attempt.error = result.exit_error
     return result
-
-
-def _refuse_another_kind(run: RunDirectory) -> None:
-    try:
-        kind = run.read_json(SPEC).get("kind", "audit")
-    except FileNotFoundError:
-        return
-    if kind == "audit":
-        raise SpecError(f"{run.uri} holds an audit; give it as --audit, or another run.dir")
-    if kind != "moderate":
-        raise SpecError(f"{run.uri} holds another kind of run ({kind}); give another run.dir for the moderation")
 
 
 def _prepare(spec: ModerateSpec, run: RunDirectory, *, local: bool, report: Callable[[str], None]) -> _Prepared:

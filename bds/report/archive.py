@@ -15,10 +15,10 @@ from bds.report.moderation import METRICS as MODERATION_METRICS
 from bds.report.moderation import TABLE as MODERATION
 from bds.report.moderation import rewrite_moderation_report
 from bds.runs.directory import RunDirectory
+from bds.runs.kind import kind_of
 from bds.scoring.explanation import AnchorMatch, Explanation, TokenContribution
 from bds.spec.moderate import AUDIT_FOLDER
 
-SPEC = "spec.resolved.json"
 SCORES = "scores.parquet"
 SELECTED = "selections/rows.parquet"
 EXPLAINED_ROWS = "report/rows.parquet"
@@ -115,11 +115,11 @@ def rewrite_report(run_dir: str) -> str:
     if run.exists(MODERATION):
         return rewrite_moderation_report(run)
     try:
-        if run.exists(SPEC) and run.read_json(SPEC).get("kind") == "evaluate":
+        if kind_of(run) == "evaluate":
             return rewrite_evaluation_report(run)
         write_archived_report(run)
     except FileNotFoundError as error:
         raise PreflightError(
-            f"{run.uri} holds no finished run; run `bds audit`, `bds finetune` or `bds evaluate` to its end first"
+            f"{run.uri} holds no finished run; let `bds audit`, finetune, evaluate or moderate end there first"
         ) from error
     return run.url_of("report.html")

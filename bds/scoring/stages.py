@@ -12,6 +12,7 @@ from bds.data.anchors import load_anchor_set
 from bds.data.prompts import load_prompts
 from bds.data.tokens import ConversationTokenizer
 from bds.runs.directory import RunDirectory
+from bds.runs.kind import SPEC
 from bds.runs.plan import rows_of
 from bds.scoring.gradients.engine import PerSampleGradients
 from bds.scoring.gradients.scope import parameter_scope
@@ -25,8 +26,6 @@ from bds.spec.models import AuditSpec
 
 if TYPE_CHECKING:
     import polars as pl
-
-SPEC = "spec.resolved.json"
 
 
 def read_spec(run: RunDirectory) -> AuditSpec:

@@ -13,6 +13,7 @@ from bds.data.reader import read_rows
 from bds.data.rows import Row
 from bds.errors import PreflightError, SpecError
 from bds.runs.directory import RunDirectory
+from bds.runs.kind import SPEC
 from bds.runs.plan import PLAN, read_plan, read_shard, rows_of, write_plan
 from bds.spec.finetune import MixSpec, TrainingDataSpec
 from bds.spec.models import DataSpec
@@ -64,7 +65,7 @@ def data_source(data: TrainingDataSpec) -> DataSpec:
 
 def _audited_data(audit: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = RunDirectory(audit).read_json("spec.resolved.json")["data"]
+        found: dict[str, Any] = RunDirectory(audit).read_json(SPEC)["data"]
     except (FileNotFoundError, KeyError) as error:
         raise PreflightError(f"{audit} is not the run directory of an audit; run `bds audit` first") from error
     return found
