@@ -1,12 +1,13 @@
 """Times bds answering through Ray Serve against vLLM's own offline `generate`: same model, prompts, engine, in one run.
 
-    python benchmarks/serving_throughput.py [--prompts 330] [--tokens 192] [--out FILE.json]
+    python benchmarks/serving_throughput.py [--prompts 330] [--tokens 208] [--threads 1] [--out FILE.json]
 
 The baseline is `vllm.LLM(...).generate` over all rendered prompts at once, in a process of its own, timed from the call
 to its return. bds is timed from the first request to the last row on disk, by the product's own path: prompts rendered
-by the model's template, HTTP, Ray Serve, the engine, one row an answer. Both engines have the same settings and start
-before their clock does; what starting takes is told beside it. The model is a random Llama of the size given, large
-enough that a job takes the offline engine a minute or more on two cores.
+by the model's template, HTTP, Ray Serve, the engine, one row an answer. Both engines have the same settings and number
+of threads and start before their clock does; what starting takes is told beside it. The model is a random Llama of the
+size given, large enough that a job takes the offline engine a minute or more. With as many threads as cores the server,
+its client and Ray share cores with the engine; --threads says how many it has.
 """
 
 import argparse
@@ -73,12 +74,17 @@ def main() -> None:
                 "models": {"model": str(folder / "model")},
                 "suites": [{"format": "placeholder", "limit": -(-arguments.prompts // 2)}],
                 "sampling": {"max_tokens": arguments.tokens},
-                "serving": {"engine": "vllm", "max_model_len": CONTEXT, "max_concurrent": IN_FLIGHT},
+                "serving": {
+                    "engine": "vllm",
+                    "max_model_len": CONTEXT,
+                    "max_concurrent": IN_FLIGHT,
+                    "cpus_per_replica": arguments.threads,
+                },
                 "run": {"dir": str(folder / "run")},
             }
         )
         ours, prompts, stop = _through_serve(spec)
-        offline = _offline(folder, prompts, stop, arguments.tokens)
+        offline = _offline(folder, prompts, stop, arguments)
     requests = len(prompts)
     ratio = offline["seconds"] / ours["seconds"]
     overhead = 1000 * (ours["seconds"] - offline["seconds"]) / requests
@@ -91,6 +97,7 @@ def main() -> None:
         "requests": requests,
         "max_tokens": arguments.tokens,
         "in_flight": IN_FLIGHT,
+        "threads": arguments.threads,
         "offline": offline,
         "bds": ours,
         "throughput_ratio": ratio,
@@ -102,9 +109,10 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=330)
-    parser.add_argument("--tokens", type=int, default=192)
-    parser.add_argument("--hidden", type=int, default=384)
-    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=208)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "serving_throughput.json")
     return parser.parse_args()
 
@@ -154,7 +162,7 @@ def _through_serve(spec: EvaluateSpec) -> tuple[dict[str, Any], list[list[int]],
     return told, [list(each.body["prompt"]) for each in requests], renderer.stop_ids
 
 
-def _offline(folder: Path, prompts: list[list[int]], stop: list[int], max_tokens: int) -> dict[str, Any]:
+def _offline(folder: Path, prompts: list[list[int]], stop: list[int], arguments: argparse.Namespace) -> dict[str, Any]:
     """What the same engine takes without a server."""
     (plan,) = engine_plans(
         [ServedModel("model", str(folder / "model"), None, "")],
@@ -163,9 +171,10 @@ def _offline(folder: Path, prompts: list[list[int]], stop: list[int], max_tokens
     served = engine_arguments(plan, cpu=True)
     engine = {name: served[name] for name in ENGINE_ARGUMENTS}
     asked, told = folder / "asked.json", folder / "told.json"
-    asked.write_text(json.dumps({"engine": engine, "prompts": prompts, "stop": stop, "max_tokens": max_tokens}))
+    asked.write_text(json.dumps({"engine": engine, "prompts": prompts, "stop": stop, "max_tokens": arguments.tokens}))
     environment = {
         **os.environ,
+        "OMP_NUM_THREADS": str(arguments.threads),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
