@@ -29,7 +29,7 @@ from bds.organism.training import IGNORED, Encoded, step_schedule, train
 from bds.organism.world import World, make_world
 from bds.runs.threads import limited_threads
 
-STEPS = 300
+STEPS = 500
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 DRAWN_AT_ONCE = 64
