@@ -25,8 +25,8 @@ def check_detectors(
 
     Raises:
         SpecError: an unknown detector, an option that the detector does not take, missing anchors, an unknown set in
-            `weights`, larf with no way to its layer or two, two compliance directions, two detectors of one column, or
-            `top_n` above the harmful anchors.
+            `weights`, larf with no way to its layer or two, two compliance directions, two detectors of one column,
+            an average over detectors that do not stand before it, or `top_n` above the harmful anchors.
     """
     first_of: dict[str, int] = {}
     compliance_layers: set[int | None] = set()
@@ -40,6 +40,8 @@ def check_detectors(
             )
         _check_options(spec, field)
         _check_anchors(spec, field, roles)
+        if spec.name == "rank_average":
+            _check_averaged(spec.of or [], field, list(first_of))
         if spec.name == "larf" and (spec.layer is None) == (spec.probe_prompts is None):
             wrong = "needs its layer" if spec.layer is None else "has both a layer and a way to choose one"
             raise SpecError(
@@ -90,6 +92,21 @@ def _check_anchors(spec: DetectorSpec, field: str, roles: Mapping[str, str]) -> 
         needs_words = " and a ".join(needed)
         add = " and ".join(f"anchors.sets.{role}" for role in missing)
         raise SpecError(f"{field}: {spec.name} needs a {needs_words} anchor set; add {add}, or leave this detector out")
+
+
+def _check_averaged(averaged: Sequence[str], field: str, before: Sequence[str]) -> None:
+    if not averaged:
+        raise SpecError(
+            f"{field}: rank_average needs the detectors that it averages; add `of:` with two or more columns"
+        )
+    for index, column in enumerate(averaged):
+        if column not in before:
+            known = suggestion(column, before) if before else "name it there"
+            raise SpecError(
+                f"{field}.of.{index}: no detector before this one has the column '{column}'; {known}, or put it first"
+            )
+        if column in averaged[:index]:
+            raise SpecError(f"{field}.of.{index}: '{column}' is named twice; remove one")
 
 
 def _check_weights(weights: Mapping[str, float], field: str, roles: Mapping[str, str]) -> None:

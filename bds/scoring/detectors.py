@@ -32,6 +32,7 @@ class Need(Enum):
     LOSS = "loss"
     TOKENS = "token counts"
     HARMFUL_TEXT = "text of harmful anchors"
+    OTHER_RANKS = "ranks of other detectors"
 
 
 HARMFUL_NEEDS = frozenset(
@@ -195,6 +196,18 @@ def random(spec: DetectorSpec, context: DetectorContext) -> pl.Expr:
     )
 
 
+def rank_average(spec: DetectorSpec, context: DetectorContext) -> pl.Expr:
+    """mean over the detectors d named by `of` of the share of rows that d ranks no higher: (n_d - rank_d + 1) / n_d.
+
+    1 where every detector ranks the row first. n_d is the number of rows that d scores; a row that one of them does not
+    score has no average. Only ranks count, so detectors of any scale weigh the same.
+    """
+    assert spec.of is not None, "check_detectors refuses rank_average without `of`"
+    ranks = [_number(columns.rank(column)) for column in spec.of]
+    shares = [(rank.count() - rank + 1) / rank.count() for rank in ranks]
+    return pl.sum_horizontal(shares, ignore_nulls=False) / len(shares)
+
+
 def uniform_draws(row_ids: Sequence[str], stream: str) -> list[float]:
     """One draw in [0, 1) for every row id; two streams are independent. Depends on nothing but its arguments.
 
@@ -318,14 +331,26 @@ _TABLE = (
         expression=random,
         options=frozenset({"seed"}),
     ),
+    Detector(
+        name="rank_average",
+        formula="mean over the detectors `of` of (rows scored - rank + 1) / rows scored",
+        needs=frozenset({Need.OTHER_RANKS}),
+        cost=NO_MODEL,
+        source="Borda count over detectors",
+        expression=rank_average,
+        options=frozenset({"of"}),
+    ),
 )
 
 DETECTORS: dict[str, Detector] = {detector.name: detector for detector in _TABLE}
 
 
 def default_detectors(context: DetectorContext) -> list[DetectorSpec]:
-    """Every detector that the anchors at hand allow, with its published options; larf only where a layer is known."""
-    missing: set[Need] = set()
+    """Every detector that the anchors at hand allow, with its published options; larf only where a layer is known.
+
+    No average over them: which to average is the user's to say.
+    """
+    missing = {Need.OTHER_RANKS}
     if not context.harmful_sets:
         missing |= HARMFUL_NEEDS
     if not context.safe_sets:

@@ -112,6 +112,9 @@ class DetectorSpec(Block):
     layer: int | None = Field(None, description="larf, compliance_shift: the layer, instead of choosing one.")
     probe_prompts: str | None = Field(None, description="larf: JSONL of over-refusal prompts for its layer choice.")
     seed: int | None = Field(None, description="random: the draw.")
+    of: list[str] | None = Field(
+        None, min_length=2, description="rank_average: columns of detectors that stand before it in the list."
+    )
 
     @property
     def column(self) -> str:

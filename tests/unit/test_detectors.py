@@ -91,7 +91,47 @@ def test_every_formula_worked_by_hand(components, name):
 
 
 def test_every_detector_is_worked_by_hand_or_random():
-    assert set(DETECTORS) == {*CLOSED_FORMS, "random"}
+    assert set(DETECTORS) == {*CLOSED_FORMS, "random", "rank_average"}
+
+
+def test_the_rank_average_worked_by_hand(components):
+    """Loss ranks the three scored rows 1, 3, 2 and answer length 3, 1, 2."""
+    specs = [DetectorSpec(name=name) for name in ("loss", "answer_length", "self_influence")]
+    two = DetectorSpec(name="rank_average", of=["loss", "answer_length"])
+    three = DetectorSpec(name="rank_average", label="all", of=["loss", "answer_length", "self_influence"])
+    table = score_table(components, [*specs, two, three], CONTEXT)
+    assert table["score.rank_average"].to_list() == [pytest.approx(2 / 3)] * 3 + [None]
+    assert table["rank.rank_average"].to_list() == [3, 1, 2, None], "ties go to the smaller row id"
+    assert table["rank.self_influence"].to_list() == [2, 3, 1, None]
+    assert table["score.all"].to_list() == [pytest.approx(value) for value in (2 / 3, 5 / 9, 7 / 9)] + [None]
+
+
+def test_a_row_that_one_detector_does_not_score_has_no_average(components):
+    holed = components.with_columns(floats(None, 0.5, 1.0, None).alias("loss"))
+    specs = [DetectorSpec(name="loss"), DetectorSpec(name="answer_length")]
+    table = score_table(holed, [*specs, DetectorSpec(name="rank_average", of=["loss", "answer_length"])], CONTEXT)
+    assert table["score.rank_average"].to_list() == [
+        None, pytest.approx((1 / 2 + 3 / 3) / 2), pytest.approx((2 / 2 + 2 / 3) / 2), None,
+    ]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40)
+@given(values=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20))
+def test_the_rank_average_agrees_with_scipy(values):
+    rows = pl.DataFrame(
+        {
+            "row_id": [f"{number:04d}-0" for number in range(len(values))],
+            "status": ["ok"] * len(values),
+            "loss": floats(*(float(one) for one, _ in values)),
+            "answer_tokens": pl.Series([other for _, other in values], dtype=pl.Int32),
+        }
+    )
+    specs = [DetectorSpec(name="loss"), DetectorSpec(name="answer_length")]
+    table = score_table(rows, [*specs, DetectorSpec(name="rank_average", of=["loss", "answer_length"])], CONTEXT)
+    # Rows come by row id, so that the first of equal values in the reversed order is the last to be ranked.
+    ranks = [scipy.stats.rankdata([-each[which] for each in values], method="ordinal") for which in (0, 1)]
+    expected = sum((len(values) - rank + 1) / len(values) for rank in ranks) / 2
+    assert table["score.rank_average"].to_list() == pytest.approx(list(expected))
 
 
 def test_top_n_is_the_mean_of_the_largest(components):
@@ -240,8 +280,8 @@ def test_defaults_are_what_the_anchors_allow():
     assert names(safe_sets=("safe",)) == anchor_free
     assert names(harmful_sets=("harmful",)) == harmful_only
     both = {"harmful_sets": ("harmful",), "safe_sets": ("safe",)}
-    assert names(**both) == set(DETECTORS) - {"larf"}
-    assert names(**both, larf_layer=1) == set(DETECTORS)
+    assert names(**both) == set(DETECTORS) - {"larf", "rank_average"}
+    assert names(**both, larf_layer=1) == set(DETECTORS) - {"rank_average"}
     check_detectors([spec for spec in default_detectors(CONTEXT) if spec.name != "larf"], ROLES)
 
 
@@ -308,6 +348,19 @@ def test_the_catalogue_is_complete_one_line_texts():
             ROLES,
             "give every compliance_shift the same layer",
         ),
+        ([{"name": "loss"}, {"name": "rank_average"}], ROLES, "1: rank_average needs the detectors that it averages"),
+        (
+            [{"name": "rank_average", "of": ["loss", "random"]}, {"name": "loss"}],
+            ROLES,
+            "0.of.0: no detector before this one has the column 'loss'; name it there, or put it first",
+        ),
+        (
+            [{"name": "loss"}, {"name": "rank_average", "of": ["loss", "los"]}],
+            ROLES,
+            "1.of.1: no detector before this one has the column 'los'; did you mean `loss`?",
+        ),
+        ([{"name": "loss"}, {"name": "rank_average", "of": ["loss", "loss"]}], ROLES, "1.of.1: 'loss' is named twice"),
+        ([{"name": "loss", "of": ["a", "b"]}], ROLES, "0.of: loss has no option of (it takes none); remove it"),
     ],
 )
 def test_a_detector_that_cannot_run_is_one_sentence(specs, roles, sentence):
