@@ -11,8 +11,8 @@ from bds.report.composition import FORMATS, KEYWORDS
 from bds.report.statistics import MINIMUM_ROWS, OUTLIER_Z
 from bds.report.wording import count, number, percent, rows, sentence_list, signed, status, times
 
-BASELINES = ("random", "loss", "answer_length", "bm25")
-"""Detectors that are there to compare with: their agreement is not evidence."""
+NOT_EVIDENCE = ("random", "loss", "answer_length", "bm25", "rank_average")
+"""Detectors that are there to compare with, or are made of others: their agreement is not evidence."""
 
 LENGTH_FREE = ("random", "answer_length")
 NOTABLE_SHARE = 0.1
@@ -172,7 +172,7 @@ def _agreement(metrics: dict[str, Any], names: dict[str, str]) -> str | None:
     table = metrics["agreement"]
     if table is None or covers_most(metrics):
         return None
-    kept = [position for position, label in enumerate(table["labels"]) if names.get(label, label) not in BASELINES]
+    kept = [position for position, label in enumerate(table["labels"]) if names.get(label, label) not in NOT_EVIDENCE]
     shared = [
         table["top_overlap"][left][right]
         for left in kept
