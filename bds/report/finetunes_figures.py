@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from bds.report.figures import MUTED, RULE, Picture, render
-from bds.report.finetunes import differing
+from bds.report.finetunes_summary import differing
 from bds.report.wording import count, number
 
 COLOURED = ("mitigation", "model", "recipe")

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from bds.report import wording
-from bds.report.finetunes import PLAIN, differing
 from bds.report.finetunes_figures import Panels, arrange, loss_pictures
+from bds.report.finetunes_summary import PLAIN, differing
 from bds.report.page import Tile
 from bds.report.rendering import page_template
 from bds.spec.finetune import AdapterSpec, RecipeSpec

@@ -12,8 +12,9 @@ import pytest
 
 from bds.errors import PreflightError
 from bds.report.archive import rewrite_report
-from bds.report.finetunes import POINTS_DRAWN, curve_lines, finetunes_summary, write_finetune_report
+from bds.report.finetunes import POINTS_DRAWN, curve_lines, write_finetune_report
 from bds.report.finetunes_figures import STYLES, arrange
+from bds.report.finetunes_summary import finetunes_summary
 from bds.runs.directory import RunDirectory
 from tests.unit.finetune_results import (
     RECIPE,
