@@ -83,7 +83,7 @@ def test_shards_in_the_opposite_order_give_the_same_bytes(
     assert tables(tmp_path / "run") == uninterrupted
 
 
-@pytest.mark.parametrize("actors", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("actors", [*(pytest.param(actors, marks=pytest.mark.slow) for actors in (1, 2)), 3])
 def test_any_number_of_actors_gives_the_same_bytes(
     ray_session: None, spec_file: Path, tmp_path: Path, uninterrupted: dict[str, bytes], actors: int
 ) -> None:
@@ -145,7 +145,7 @@ def wait_until(condition: Callable[[], bool], driver: subprocess.Popen[str], sec
 
 def end(processes: list[psutil.Process]) -> None:
     """A private Ray ends with its driver; what has not ended after a while is killed, by its own id."""
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=5)
     for process in alive:
         process.kill()
     psutil.wait_procs(alive, timeout=20)

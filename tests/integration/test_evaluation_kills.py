@@ -48,7 +48,7 @@ def logged(spec: Path, folder: str) -> list[dict[str, str]]:
     ("stage", "kill"),
     [
         ("generations", signal.SIGKILL),
-        ("verdicts", signal.SIGTERM),
+        pytest.param("verdicts", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("generations", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("verdicts", signal.SIGKILL, marks=pytest.mark.slow),
     ],

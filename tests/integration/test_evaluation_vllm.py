@@ -23,6 +23,7 @@ from tests.integration.test_audit_identity import end, wait_until
 from tests.tiny_chat import tiny_chat
 
 pytest.importorskip("vllm")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROMPTS = 40
 TOKENS = 24
@@ -142,8 +143,6 @@ def engine_processes(driver: subprocess.Popen[str], of: str) -> list[psutil.Proc
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("victim", ["EngineCore", "ServeReplica", "driver"])
 def test_a_kill_while_answering_changes_nothing(world: Path, whole: Path, tmp_path: Path, victim: str) -> None:
     spec = write_spec(world, tmp_path, serving={"engine": "vllm", "max_model_len": 512, "max_concurrent": 2})
