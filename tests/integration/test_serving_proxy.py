@@ -15,6 +15,7 @@ from bds.errors import PreflightError
 from bds.evaluation.client import Client, Reply
 from bds.evaluation.engines.plan import EnginePlan, EngineSettings, engine_plans
 from bds.spec.evaluate import EvaluationResourcesSpec
+from tests.integration.processes import the_descendant
 from tests.served_models import greedy, load, write_models
 from tests.tiny_chat import byte_tokenizer
 
@@ -62,8 +63,7 @@ def test_answers_come_through_the_proxy_also_after_the_replica_was_killed(
         model.name: tokenizer.decode(greedy(load(model), prompt, 6), skip_special_tokens=True) for model in plan.models
     }
     assert {name: ask(url, name).body["choices"][0]["text"] for name in expected} == expected
-    (replica,) = [each for each in psutil.Process().children(recursive=True) if "ServeReplica" in each.name()]
-    os.kill(replica.pid, signal.SIGKILL)
+    os.kill(the_descendant("ServeReplica").pid, signal.SIGKILL)
     assert {name: ask(url, name).body["choices"][0]["text"] for name in expected} == expected
 
 

@@ -24,6 +24,7 @@ from bds.evaluation.client import Client
 from bds.evaluation.engines.canary import check_canary
 from bds.evaluation.engines.plan import EnginePlan, EngineSettings, ServedModel, engine_plans
 from bds.spec.evaluate import EvaluationResourcesSpec
+from tests.integration.processes import descendants, the_descendant
 from tests.served_models import greedy, load, logprobs, write_models
 from tests.tiny_chat import byte_tokenizer
 
@@ -193,25 +194,12 @@ def test_every_process_listens_on_the_loopback_only(url: str) -> None:
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
 
 
-def descendants(words: str) -> list[psutil.Process]:
-    """The processes below this one whose command has the words."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if words in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 @pytest.mark.parametrize("victim", ["VLLM::EngineCore", pytest.param("ServeReplica", marks=pytest.mark.slow)])
 def test_requests_succeed_again_after_a_kill(
     victim: str, url: str, references: dict[str, Any], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    (engine,) = descendants("VLLM::EngineCore")
-    (killed,) = descendants(victim)
-    os.kill(killed.pid, signal.SIGKILL)
+    engine = the_descendant("VLLM::EngineCore")
+    os.kill(the_descendant(victim).pid, signal.SIGKILL)
 
     async def again() -> Any:
         async with Client(url, tries=100, timeout=60.0) as client:
@@ -222,7 +210,7 @@ def test_requests_succeed_again_after_a_kill(
     expect_all_greedy(url, references, tokenizer)
     # The engine of a killed replica does not live on beside the new one.
     engine.wait(timeout=10)
-    assert len(descendants("VLLM::EngineCore")) == 1
+    assert the_descendant("VLLM::EngineCore").pid != engine.pid
 
 
 def test_no_prompt_is_in_any_log(url: str, plan: EnginePlan) -> None:

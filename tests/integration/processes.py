@@ -1,0 +1,29 @@
+"""The processes that tests start, found by their commands."""
+
+import time
+
+import psutil
+
+
+def descendants(words: str) -> list[psutil.Process]:
+    """The processes below this one whose command has the words."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def the_descendant(words: str) -> psutil.Process:
+    """The one process below this one whose command has the words.
+
+    The list of processes is read one by one while they change, so that one look may miss what is there.
+    """
+    deadline = time.monotonic() + 10
+    while len(found := descendants(words)) != 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (process,) = found
+    return process
