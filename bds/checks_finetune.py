@@ -1,6 +1,7 @@
 """What can be known of fine-tunes without reading a dataset or loading a model, checked before any work starts."""
 
 import os
+from collections.abc import Collection
 
 from bds.checks import (
     check_adapter,
@@ -33,8 +34,11 @@ NOT_SHARDED = ("ema", "lisa", "safe_lora", "loss_mask")
 """Mitigations that need every weight in one process, which fsdp2 spreads over the workers."""
 
 
-def check_finetune_spec(spec: FinetuneSpec) -> list[str]:
+def check_finetune_spec(spec: FinetuneSpec, to_come: Collection[str] = ()) -> list[str]:
     """Check names, files, folders, and what excludes what.
+
+    Args:
+        to_come: run directories of audits that will have run before the fine-tunes do.
 
     Returns:
         Notes, one line each: what only the run itself can check.
@@ -45,6 +49,7 @@ def check_finetune_spec(spec: FinetuneSpec) -> list[str]:
     """
     _check_sharding(spec)
     _check_adapters(spec)
+    _check_only(spec)
     notes = []
     for name, model in spec.models.items():
         field = f"field models.{name}"
@@ -52,9 +57,9 @@ def check_finetune_spec(spec: FinetuneSpec) -> list[str]:
         notes += [] if model.adapter is None else check_adapter(model.adapter, f"{field}.adapter")
         notes += [] if model.base is None else check_base(model.base, f"{field}.base")
     for name, data in spec.datasets.items():
-        notes += _check_dataset(data, f"field datasets.{name}")
+        notes += _check_dataset(data, f"field datasets.{name}", to_come)
     for index, stage in enumerate(spec.then):
-        notes += _check_dataset(stage.data, f"field then.{index}.data")
+        notes += _check_dataset(stage.data, f"field then.{index}.data", to_come)
     for name, mitigation in spec.mitigations.items():
         notes += _check_mitigation(mitigation, f"field mitigations.{name}")
     check_template(spec.tokens.template)
@@ -76,6 +81,18 @@ def _check_sharding(spec: FinetuneSpec) -> None:
                 f"field mitigations.{name}: {mitigation.method} needs all weights in one process, which fsdp2 spreads "
                 "over workers; set resources.sharding to ddp, or leave the mitigation out"
             )
+
+
+def _check_only(spec: FinetuneSpec) -> None:
+    for index, only in enumerate(spec.only):
+        for dimension, names in only.model_dump(exclude_none=True).items():
+            known = [str(name) for name in getattr(spec, dimension)]
+            for name in names:
+                if str(name) not in known:
+                    raise SpecError(
+                        f"field only.{index}.{dimension}: the spec has no {name} among its {dimension}; "
+                        f"{suggestion(str(name), known)}"
+                    )
 
 
 def _check_adapters(spec: FinetuneSpec) -> None:
@@ -101,12 +118,14 @@ def _check_adapters(spec: FinetuneSpec) -> None:
                     )
 
 
-def _check_dataset(data: TrainingDataSpec, field: str) -> list[str]:
+def _check_dataset(data: TrainingDataSpec, field: str, to_come: Collection[str]) -> list[str]:
     notes = [] if data.mix is None else _check_mix(data.mix, f"{field}.mix.into")
     if data.path is not None:
         check_format(data.format, f"{field}.format")
         return [*check_data(data.path, f"{field}.path"), *notes]
     assert data.audit is not None, "the spec has one of the two"
+    if data.audit in to_come:
+        return notes
     if is_uri(data.audit):
         return [f"not checked: whether {data.audit} holds the selection {data.selection}", *notes]
     _check_audit(data.audit, f"{field}.audit")

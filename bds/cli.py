@@ -316,6 +316,37 @@ def moderate(
 
 
 @app.command()
+def study(
+    context: typer.Context,
+    spec: Annotated[str, typer.Argument(metavar="SPEC.yaml", help="The spec of a study.")],
+    run_dir: Annotated[str | None, typer.Option(metavar="R", help="Instead of the spec's run directory.")] = None,
+    address: Address = None,
+    settings: Settings = None,
+    fresh: Fresh = False,
+    local: Local = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose samples on some models and break others with them.
+
+    Audits, fine-tunes and evaluates what the spec names, each distinct step once, and writes the transfer matrix. Run
+    again, it does what is missing.
+    """
+    from bds.checks_study import check_study_spec
+    from bds.spec.load import load_study_spec
+    from bds.spec.options import study_overrides
+
+    requested = load_study_spec(spec, [*study_overrides(run_dir=run_dir, address=address), *(settings or ())])
+    for note in check_study_spec(requested):
+        say(f"note: {note}")
+    # Only now: this import takes seconds, and a mistake in the spec should not.
+    from bds.distributed.study import run_study
+
+    result = run_study(requested, fresh=fresh, local=local, command=context.obj, report=say)
+    summary = {"run_dir": result.run_dir, "report": result.report, "results": result.results}
+    _finish(result.results["verdict"]["headline"], result.report, summary, result.exit_error, as_json=as_json)
+
+
+@app.command()
 def plan(
     spec: SpecFile = None,
     model: Model = None,
@@ -530,6 +561,10 @@ def _check(spec: "AnySpec") -> list[str]:
             from bds.checks_moderate import check_moderate_spec
 
             return check_moderate_spec(spec)
+        case "study":
+            from bds.checks_study import check_study_spec
+
+            return check_study_spec(spec)
     from bds.checks import check_spec
 
     return check_spec(spec)
@@ -552,6 +587,11 @@ def _plan(spec: "AnySpec") -> tuple[dict[str, Any], str]:
 
             planned = plan_moderation(spec)
             return planned, moderation_plan_text(planned)
+        case "study":
+            from bds.planning_study import plan_study_steps, study_plan_text
+
+            planned = plan_study_steps(spec)
+            return planned, study_plan_text(planned)
     from bds.planning import plan_audit, plan_text
 
     planned = plan_audit(spec)

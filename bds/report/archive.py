@@ -14,6 +14,7 @@ from bds.report.inputs import DetectorInfo, Manifest, Moderation, ReportInputs, 
 from bds.report.moderation import METRICS as MODERATION_METRICS
 from bds.report.moderation import TABLE as MODERATION
 from bds.report.moderation import rewrite_moderation_report
+from bds.report.study import rewrite_study_report
 from bds.runs.directory import RunDirectory
 from bds.runs.kind import kind_of
 from bds.scoring.explanation import AnchorMatch, Explanation, TokenContribution
@@ -117,9 +118,11 @@ def rewrite_report(run_dir: str) -> str:
     try:
         if kind_of(run) == "evaluate":
             return rewrite_evaluation_report(run)
+        if kind_of(run) == "study":
+            return rewrite_study_report(run)
         write_archived_report(run)
     except FileNotFoundError as error:
         raise PreflightError(
-            f"{run.uri} holds no finished run; let `bds audit`, finetune, evaluate or moderate end there first"
+            f"{run.uri} holds no finished run; let `bds audit`, finetune, evaluate, moderate or study end there first"
         ) from error
     return run.url_of("report.html")

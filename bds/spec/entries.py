@@ -48,6 +48,10 @@ def entries_at(path: Path, value: Any, place: Callable[[Path], str]) -> Any:
                 return {name: keyed(entry, _KEYS[block]) for name, entry in value.items()}
         case ("models" | "datasets" | "recipes" | "mitigations" | "judges" as block, _):
             return keyed(value, _KEYS[block])
+        case ("experiments",) | ("experiments", _) if isinstance(value, dict):
+            return {key: entries_at((*path, key), child, place) for key, child in value.items()}
+        case ("experiments", _, "then", *rest):
+            return entries_at(("then", *rest), value, lambda at: place((*path[:2], *at)))
         case ("engine",):
             return keyed(value, "name")
         case ("then",) if isinstance(value, list):

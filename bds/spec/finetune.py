@@ -32,7 +32,7 @@ def keyed_by(key: str, written: Any) -> BeforeValidator:
     return BeforeValidator(blocks, json_schema_input_type=written)
 
 
-def _different(value: list[int]) -> list[int]:
+def different_seeds(value: list[int]) -> list[int]:
     repeated = next((seed for index, seed in enumerate(value) if seed in value[:index]), None)
     if repeated is not None:
         raise ValueError(f"seed {repeated} is given twice; each seed is a fine-tune of its own, remove one")
@@ -149,7 +149,7 @@ class RecipeFileSpec(BaseModel):
     file: str = Field(alias="from")
 
 
-def _written_as(written: Any) -> BeforeValidator:
+def written_as(written: Any) -> BeforeValidator:
     """What the JSON Schema shows for a recipe, which loading a spec file has put in place before validation."""
     return BeforeValidator(lambda value: value, json_schema_input_type=written)
 
@@ -161,7 +161,7 @@ class StageSpec(Block):
         TrainingDataSpec,
         BeforeValidator(lambda value: keyed(value, "path"), json_schema_input_type=str | TrainingDataSpec),
     ]
-    recipe: Annotated[RecipeSpec, _written_as(str | RecipeSpec | RecipeFileSpec)]
+    recipe: Annotated[RecipeSpec, written_as(str | RecipeSpec | RecipeFileSpec)]
 
 
 class TrainingResourcesSpec(Block):
@@ -188,7 +188,17 @@ class TrainingRunSpec(Block):
     )
 
 
-def _plain() -> dict[str, MitigationSpec]:
+class OnlySpec(Block):
+    """Some of the combinations: those of these names, any where a list is left out."""
+
+    models: list[str] | None = None
+    datasets: list[str] | None = None
+    recipes: list[str] | None = None
+    mitigations: list[str] | None = None
+    seeds: list[int] | None = None
+
+
+def plain_training() -> dict[str, MitigationSpec]:
     return {"none": NoMitigation()}
 
 
@@ -208,16 +218,19 @@ class FinetuneSpec(Block):
         dict[str, TrainingDataSpec], Names, keyed_by("path", dict[str, str | TrainingDataSpec] | list[str])
     ] = Field(min_length=1, description="Name to file, or to a block.")
     recipes: Annotated[
-        dict[str, RecipeSpec], Names, _written_as(dict[str, str | RecipeSpec | RecipeFileSpec] | list[str])
+        dict[str, RecipeSpec], Names, written_as(dict[str, str | RecipeSpec | RecipeFileSpec] | list[str])
     ] = Field(
         min_length=1,
         description="Name to a recipe file, or to a block; `from: FILE` in a block takes the rest from it.",
     )
     mitigations: Annotated[
         dict[str, MitigationSpec], Names, keyed_by("method", dict[str, str | MitigationSpec] | list[str])
-    ] = Field(default_factory=_plain, min_length=1, description="Name to method, or to a block.")
-    seeds: Annotated[list[int], AfterValidator(_different)] = Field(
+    ] = Field(default_factory=plain_training, min_length=1, description="Name to method, or to a block.")
+    seeds: Annotated[list[int], AfterValidator(different_seeds)] = Field(
         [0], min_length=1, description="Each draws the order of the samples and new weights."
+    )
+    only: list[OnlySpec] = Field(
+        default_factory=list, description="Leave out the combinations that none of these names; empty: all are trained."
     )
     then: list[StageSpec] = Field(
         default_factory=list, description="Further stages, each trained from the output of the one before."

@@ -10,8 +10,9 @@ from bds.spec.evaluate import EvaluateSpec
 from bds.spec.finetune import FinetuneSpec
 from bds.spec.models import AuditSpec
 from bds.spec.moderate import ModerateSpec
+from bds.spec.study import StudySpec
 
-AnySpec = AuditSpec | FinetuneSpec | EvaluateSpec | ModerateSpec
+AnySpec = AuditSpec | FinetuneSpec | EvaluateSpec | ModerateSpec | StudySpec
 
 WITHOUT_EFFECT: dict[str, tuple[Path, ...]] = {
     "audit": (
@@ -24,6 +25,7 @@ WITHOUT_EFFECT: dict[str, tuple[Path, ...]] = {
     ),
     "finetune": (("kind",), ("name",), ("resources",), ("run",)),
     "evaluate": (("kind",), ("name",), ("resources",), ("run",)),
+    "study": (("kind",), ("name",), ("notes",), ("estimate",), ("resources",), ("run",)),
     "moderate": (("kind",), ("name",), ("resources",), ("run", "dir"), ("run", "max_failed_fraction")),
 }
 """Fields that change where, how fast or with which exit code a run ends, never what it computes; by kind of spec."""

@@ -10,6 +10,7 @@ from bds.spec.fields import suggestion
 from bds.spec.finetune import FinetuneSpec, RecipeSpec
 from bds.spec.models import AuditSpec, Block
 from bds.spec.moderate import ModerateSpec
+from bds.spec.study import StudySpec
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,23 @@ RECIPE = Kind(
     "name it under `recipes` of a spec, or write `bds finetune --model MODEL --dataset DATA --recipe {file}`",
     "datasets go after `--dataset`",
 )
-KINDS = {"audit": AUDIT, "finetune": FINETUNE, "evaluate": EVALUATE, "moderate": MODERATE, "recipe": RECIPE}
+STUDY = Kind(
+    StudySpec,
+    "spec",
+    "the spec of a study",
+    "models, datasets, selections, recipes, suites and run.dir",
+    "run it with `bds study {file}`",
+    "name it under `datasets` of a study's spec",
+    borrows=True,
+)
+KINDS = {
+    "audit": AUDIT,
+    "finetune": FINETUNE,
+    "evaluate": EVALUATE,
+    "moderate": MODERATE,
+    "study": STUDY,
+    "recipe": RECIPE,
+}
 
 _SPECS = tuple(name for name, kind in KINDS.items() if kind.called == "spec")
 """The kinds that a file can say in its `kind`."""

@@ -15,15 +15,16 @@ from bds.spec.fields import place_at
 from bds.spec.files import read_document, stem
 from bds.spec.finetune import FinetuneSpec
 from bds.spec.identity import AnySpec
-from bds.spec.kinds import AUDIT, EVALUATE, FINETUNE, MODERATE, kind_of, refuse_other_kind
+from bds.spec.kinds import AUDIT, EVALUATE, FINETUNE, MODERATE, STUDY, kind_of, refuse_other_kind
 from bds.spec.models import AuditSpec, Block
 from bds.spec.moderate import ModerateSpec
 from bds.spec.overrides import Override, apply_overrides, parse_override
 from bds.spec.paths import resolve_paths
 from bds.spec.problems import spec_error, where
 from bds.spec.recipes import with_recipe_files
+from bds.spec.study import StudySpec
 
-Spec = TypeVar("Spec", AuditSpec, FinetuneSpec, EvaluateSpec, ModerateSpec)
+Spec = TypeVar("Spec", AuditSpec, FinetuneSpec, EvaluateSpec, ModerateSpec, StudySpec)
 
 
 def load_spec(path: str, overrides: Sequence[str | Override] = ()) -> AuditSpec:
@@ -72,6 +73,17 @@ def load_moderate_spec(path: str, overrides: Sequence[str | Override] = ()) -> M
     return build_moderate_spec(document, overrides, folder=FilePath(path).absolute().parent)
 
 
+def load_study_spec(path: str, overrides: Sequence[str | Override] = ()) -> StudySpec:
+    """The spec of a study in a YAML file, as `load_finetune_spec` reads one of fine-tunes.
+
+    Raises:
+        SpecError: one sentence with file, line, field and the way out.
+    """
+    document = read_document(path, STUDY)
+    refuse_other_kind(document, STUDY)
+    return build_study_spec(document, overrides, folder=FilePath(path).absolute().parent)
+
+
 def load_any_spec(path: str, overrides: Sequence[str | Override] = ()) -> AnySpec:
     """The spec in a YAML file, of the kind that the file says; an audit where nothing tells.
 
@@ -86,6 +98,8 @@ def load_any_spec(path: str, overrides: Sequence[str | Override] = ()) -> AnySpe
         return build_evaluate_spec(document, overrides, folder=folder)
     if kind_of(document) is MODERATE:
         return build_moderate_spec(document, overrides, folder=folder)
+    if kind_of(document) is STUDY:
+        return build_study_spec(document, overrides, folder=folder)
     refuse_other_kind(document, AUDIT)
     return build_spec(document, overrides, folder=folder)
 
@@ -181,15 +195,12 @@ def build_spec(document: Document, overrides: Sequence[str | Override], *, folde
 
 def build_finetune_spec(document: Document, overrides: Sequence[str | Override], *, folder: FilePath) -> FinetuneSpec:
     """Validate a document after its overrides and recipe files; its relative paths are relative to `folder`."""
-    document = written_out(document)
-    parsed = _parsed(overrides, FinetuneSpec)
-    origins = _origins(parsed)
-    value = with_recipe_files(
-        apply_overrides(document.value, parsed),
-        lambda path: _folder_of(path, origins, folder),
-        lambda path: where(path, document, origins),
-    )
-    return _validated(FinetuneSpec, value, document, origins, folder)
+    return _with_recipes(FinetuneSpec, document, overrides, folder)
+
+
+def build_study_spec(document: Document, overrides: Sequence[str | Override], *, folder: FilePath) -> StudySpec:
+    """Validate a document after its overrides and recipe files; its relative paths are relative to `folder`."""
+    return _with_recipes(StudySpec, document, overrides, folder)
 
 
 def build_evaluate_spec(document: Document, overrides: Sequence[str | Override], *, folder: FilePath) -> EvaluateSpec:
@@ -206,6 +217,18 @@ def build_moderate_spec(document: Document, overrides: Sequence[str | Override],
     parsed = _parsed(overrides, ModerateSpec)
     value = apply_overrides(document.value, parsed)
     return _validated(ModerateSpec, value, document, _origins(parsed), folder)
+
+
+def _with_recipes(root: type[Spec], document: Document, overrides: Sequence[str | Override], folder: FilePath) -> Spec:
+    document = written_out(document)
+    parsed = _parsed(overrides, root)
+    origins = _origins(parsed)
+    value = with_recipe_files(
+        apply_overrides(document.value, parsed),
+        lambda path: _folder_of(path, origins, folder),
+        lambda path: where(path, document, origins),
+    )
+    return _validated(root, value, document, origins, folder)
 
 
 def _parsed(overrides: Sequence[str | Override], root: type[Block]) -> list[Override]:

@@ -131,6 +131,15 @@ def moderate_overrides(
     return _given(values, prefix)
 
 
+def study_overrides(*, run_dir: str | None = None, address: str | None = None, prefix: str = "--") -> list[Override]:
+    """The options of a study that were given, as overrides."""
+    values: dict[str, tuple[Path, Any]] = {
+        "run-dir": (("run", "dir"), run_dir),
+        "address": (("resources", "address"), address),
+    }
+    return _given(values, prefix)
+
+
 def _given(values: Mapping[str, tuple[Path, Any]], prefix: str) -> list[Override]:
     return [Override(path, value, f"{prefix}{name}") for name, (path, value) in values.items() if value is not None]
 

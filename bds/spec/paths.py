@@ -45,6 +45,10 @@ def _resolve(value: str, path: Path, folder: FilePath) -> str:
             return absolute(value, folder)
         case ("datasets", _, *place) | ("then", _, "data", *place) if place in _DATASET_PATHS:
             return absolute(value, folder)
+        case ("experiments", _, "then", _, "data", *place) if place in _DATASET_PATHS:
+            return absolute(value, folder)
+        case ("selections", _, "mix", "into", "path"):
+            return absolute(value, folder)
         case ("mitigations", _, "audit" | "refusals" | "harmful" | "safe"):
             return absolute(value, folder)
         case ("suites", _, "path") | ("finetunes", _) | ("judges", _, "policy" | "template"):

@@ -60,14 +60,27 @@ def with_recipe_files(
     spec = dict(spec)
     if isinstance(recipes := spec.get("recipes"), dict):
         spec["recipes"] = {name: filled(recipe, ("recipes", name)) for name, recipe in recipes.items()}
-    if isinstance(stages := spec.get("then"), list):
-        spec["then"] = [
-            {**stage, "recipe": filled(stage["recipe"], ("then", index, "recipe"))}
-            if isinstance(stage, dict) and "recipe" in stage
-            else stage
-            for index, stage in enumerate(stages)
-        ]
+    if "then" in spec:
+        spec["then"] = _with_filled_stages(spec["then"], ("then",), filled)
+    if isinstance(experiments := spec.get("experiments"), dict):
+        spec["experiments"] = {
+            name: {**experiment, "then": _with_filled_stages(experiment["then"], ("experiments", name, "then"), filled)}
+            if isinstance(experiment, dict) and "then" in experiment
+            else experiment
+            for name, experiment in experiments.items()
+        }
     return spec
+
+
+def _with_filled_stages(stages: Any, path: Path, filled: Callable[[Any, Path], Any]) -> Any:
+    if not isinstance(stages, list):
+        return stages
+    return [
+        {**stage, "recipe": filled(stage["recipe"], (*path, index, "recipe"))}
+        if isinstance(stage, dict) and "recipe" in stage
+        else stage
+        for index, stage in enumerate(stages)
+    ]
 
 
 def _replaced(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

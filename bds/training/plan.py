@@ -11,7 +11,7 @@ from typing import Any
 from bds.data.files import fingerprint
 from bds.errors import SpecError
 from bds.runs.directory import RunDirectory, canonical_json
-from bds.spec.finetune import FinetuneSpec, RecipeSpec, TrainedModelSpec
+from bds.spec.finetune import FinetuneSpec, OnlySpec, RecipeSpec, TrainedModelSpec
 from bds.spec.mitigations import Mitigation
 from bds.spec.paths import is_uri
 from bds.training.data import FrozenData
@@ -55,9 +55,21 @@ class Assignment:
 
 
 def expand(spec: FinetuneSpec) -> list[Finetune]:
-    """Every combination, the seeds innermost."""
+    """Every combination, or those that the spec's `only` names, the seeds innermost."""
     product = itertools.product(spec.models, spec.datasets, spec.recipes, spec.mitigations, spec.seeds)
-    return [Finetune(*names) for names in product]
+    found = [Finetune(*names) for names in product]
+    return [each for each in found if any(_is_meant(each, only) for only in spec.only)] if spec.only else found
+
+
+def _is_meant(task: Finetune, only: OnlySpec) -> bool:
+    wanted = (
+        (task.model, only.models),
+        (task.dataset, only.datasets),
+        (task.recipe, only.recipes),
+        (task.mitigation, only.mitigations),
+        (task.seed, only.seeds),
+    )
+    return all(names is None or name in names for name, names in wanted)
 
 
 def check_batches(name: str, recipe: RecipeSpec, samples: int) -> list[str]:

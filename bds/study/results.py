@@ -1,0 +1,95 @@
+"""study.json: what the audits, fine-tunes and evaluations of a study say together. The same runs give the same bytes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from bds.runs.directory import RunDirectory
+from bds.spec.study import StudySpec
+from bds.study.cells import adjust, cell_id, contrasts_of, measured_cell
+from bds.study.conditions import condition_name, finished_results, own_training, own_trainings
+from bds.study.measurements import options_of, read_measurements
+from bds.study.plan import Cell, StudyPlan, control_of
+from bds.study.steps import Ended
+from bds.study.twins import twins
+
+Results = dict[tuple[str, str], Mapping[str, Any]]
+"""By target and condition, what each fine-tune told of itself."""
+
+
+def study_results(spec: StudySpec, plan: StudyPlan, run: RunDirectory, ended: Sequence[Ended]) -> dict[str, Any]:
+    """Everything that the report shows, but for its verdict."""
+    alike = twins(spec, run.uri, dict.fromkeys(each.input for each in plan.trainings))
+    wanted: dict[Cell, list[str]] = {}
+    for training in plan.trainings:
+        wanted.setdefault(training.cell, []).append(condition_name(spec, own_training(training, alike)))
+    results: Results = {}
+    for each in plan.runs:
+        results |= {
+            (each.target, name): result
+            for name, result in finished_results(spec, run.uri, each, own_trainings(plan.of_run(each), alike)).items()
+        }
+    cells: list[dict[str, Any]] = []
+    contrasts: list[dict[str, Any]] = []
+    targets = []
+    for target in plan.targets:
+        found = read_measurements(run, target)
+        own = {cell: names for cell, names in wanted.items() if cell.target == target}
+        if found is None:
+            cells += [_cell(spec, plan, results, cell, names, []) for cell, names in own.items()]
+            targets.append({"name": target, "evaluated": False, "measured": []})
+            continue
+        options = options_of(spec, found.metrics["primary_judge"])
+        there = {cell: [name for name in names if name in found.arms] for cell, names in own.items()}
+        cells += [
+            {
+                **_cell(spec, plan, results, cell, names, there[cell]),
+                "measured": measured_cell(found, there[cell], options),
+            }
+            for cell, names in own.items()
+        ]
+        contrasts += contrasts_of(spec, found, target, there, options)
+        targets.append({"name": target, "evaluated": True, "measured": measured_cell(found, [target], options)})
+        adjust_with = options
+    if contrasts:
+        adjust(contrasts, adjust_with)
+    return {
+        "name": spec.name,
+        "notes": spec.notes.model_dump(),
+        "confidence": spec.statistics.confidence,
+        "models": {name: model.path for name, model in spec.models.items()},
+        "experiments": {
+            name: {"question": spec.experiments[name].question, "cells": [cell_id(cell) for cell in own]}
+            for name, own in plan.experiments.items()
+        },
+        "selections": {
+            name: {**own.model_dump(mode="json"), "control": control_of(spec, name)}
+            for name, own in spec.selections.items()
+        },
+        "targets": targets,
+        "cells": cells,
+        "contrasts": contrasts,
+        "steps": [asdict(each) for each in ended],
+    }
+
+
+def _cell(
+    spec: StudySpec, plan: StudyPlan, results: Results, cell: Cell, wanted: Sequence[str], there: Sequence[str]
+) -> dict[str, Any]:
+    """What a cell is, and of how many samples and steps its fine-tunes were."""
+    own = [results[cell.target, name] for name in there if (cell.target, name) in results]
+    return {
+        "id": cell_id(cell),
+        **asdict(cell),
+        "kind": spec.selections[cell.selection].kind,
+        "experiments": [name for name, cells in plan.experiments.items() if cell in cells],
+        "conditions": list(dict.fromkeys(there)),
+        "wanted": len(set(wanted)),
+        "samples": own[0]["data"]["samples"] if own else None,
+        "steps": sum(stage["steps"] for stage in own[0]["stages"]) if own else None,
+        "final_loss": fmean(each["stages"][-1]["last_loss"] for each in own) if own else None,
+        "seconds": fmean(each["seconds"] for each in own) if own else None,
+        "learning_rate": spec.recipes[cell.recipe].learning_rate,
+        "measured": [],
+    }
