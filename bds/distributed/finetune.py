@@ -135,7 +135,8 @@ def _report_amounts(
     spec: FinetuneSpec, data: Mapping[str, FrozenData], then: Sequence[FrozenData], report: Callable[[str], None]
 ) -> None:
     """Samples seen, optimiser steps and effective batch of every recipe on every dataset, as read."""
-    pairs = [(f"recipe {name} on {each}", recipe, data[each]) for name, recipe in spec.recipes.items() for each in data]
+    asked = dict.fromkeys((task.recipe, task.dataset) for task in expand(spec))
+    pairs = [(f"recipe {name} on {each}", spec.recipes[name], data[each]) for name, each in asked]
     pairs += [(f"stage {number}", stage.recipe, then[number - 2]) for number, stage in enumerate(spec.then, start=2)]
     for name, recipe, frozen in pairs:
         for note in check_batches(name.split()[1], recipe, frozen.readable):

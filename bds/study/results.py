@@ -1,4 +1,4 @@
-"""study.json: what the audits, fine-tunes and evaluations of a study say together. The same runs give the same bytes."""
+"""study.json: what the steps of a study say together. The same runs give the same bytes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -47,6 +47,7 @@ class TransformersEngine:
         dtype = settings.dtype if settings.dtype != "auto" else "float32" if self._device == "cpu" else "bfloat16"
         self._dtype = getattr(torch, dtype)
         self._tokenizers = {model.name: _tokenizer(model) for model in plan.models}
+        self._ends = {model.name: _ends(model, self._tokenizers[model.name]) for model in plan.models}
         self._model = self._load(plan.models[0].weights)
         self._turns = Turns(plan.models[0].weights, self._switch)
         self._waiting: list[_Job] = []
@@ -61,10 +62,7 @@ class TransformersEngine:
 
     def ends(self, model: ServedModel) -> frozenset[int]:
         """The tokens that end an answer: the checkpoint's and the tokenizer's own, as in vLLM."""
-        checkpoint = self._model.generation_config.eos_token_id
-        ends = {self._tokenizers[model.name].eos_token_id}
-        ends |= set(checkpoint) if isinstance(checkpoint, list) else {checkpoint}
-        return frozenset(ends - {None})
+        return self._ends[model.name]
 
     async def answer(
         self, model: ServedModel, prompt: Sequence[int], rules: "Rules", *, echo: bool
@@ -164,6 +162,20 @@ def _with_adapter(model: Any, served: ServedModel) -> Any:
 def _peft_name(served: ServedModel) -> str:
     """PEFT makes it a name of modules, which has no dots."""
     return hashlib.sha256(str(served.adapter).encode()).hexdigest()
+
+
+def _ends(model: ServedModel, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """Read from the model's files: other weights may be in memory when a request comes."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        checkpoint = GenerationConfig.from_pretrained(model.path, revision=model.revision).eos_token_id
+    except OSError:  # a model without a generation_config.json
+        configuration = AutoConfig.from_pretrained(model.path, revision=model.revision)
+        checkpoint = GenerationConfig.from_model_config(configuration).eos_token_id
+    ends = {tokenizer.eos_token_id}
+    ends |= set(checkpoint) if isinstance(checkpoint, list) else {checkpoint}
+    return frozenset(ends - {None})
 
 
 def _tokenizer(model: ServedModel) -> "PreTrainedTokenizerBase":
