@@ -112,7 +112,6 @@ def _cell(
         "samples": own[0]["data"]["samples"] if own else None,
         "steps": sum(stage["steps"] for stage in own[0]["stages"]) if own else None,
         "final_loss": fmean(each["stages"][-1]["last_loss"] for each in own) if own else None,
-        "seconds": fmean(each["seconds"] for each in own) if own else None,
         "learning_rate": spec.recipes[cell.recipe].learning_rate,
         "measured": [],
     }

@@ -12,7 +12,7 @@ _PAGE = "report.html"
 
 
 def audits_told(plan: StudyPlan, run: RunDirectory) -> list[dict[str, Any]]:
-    """Of every finished audit its ranking's agreement and what each selection is made of (see bds/report/metrics.py)."""
+    """Of every finished audit how its detectors agree and what each selection is made of: see bds/report/metrics.py."""
     told = []
     for dataset, scorer in plan.audits:
         folder = audit_folder(dataset, scorer)
