@@ -290,6 +290,7 @@ def _root_cause(error: BaseException) -> str:
     """The sentence of what went wrong in a worker, out of the errors that Ray wraps it in."""
     failures = getattr(error, "worker_failures", None) or {}
     for failure in failures.values():
-        cause = getattr(failure, "_base_exc", failure)
+        # What the worker raised, or what Ray found when it asked after a worker: its death, and of what.
+        cause = getattr(failure, "_base_exc", None) or getattr(failure, "health_check_failure", failure)
         return str(cause) if isinstance(cause, BdsError) else f"{type(cause).__name__}: {first_line(cause)}"
     return f"{type(error).__name__}: {first_line(error)}"
