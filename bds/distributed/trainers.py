@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 2.0
 _FOLDER = "ray_train"
 _MOST = 16
-"""Fine-tunes of one trainer at most, where the spec says no number: the memory of a process, which never gives all of
-it back, and what waits while a dead worker starts again."""
+"""Fine-tunes of one trainer at most, where the spec says no number: a process may not give back all of its memory, and
+all behind a dead worker's fine-tune wait until it has started again."""
 
 
 @dataclass(frozen=True)
