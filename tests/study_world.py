@@ -57,7 +57,8 @@ def study_value(**fields: Any) -> dict[str, Any]:
         "suites": [{"format": "placeholder", "limit": 6}],
         "sampling": {"max_tokens": 6},
         "statistics": {"bootstrap": 200},
-        "run": {"dir": "run", "rows_per_shard": 16},
+        # Models that know no language give empty answers, which nobody can judge.
+        "run": {"dir": "run", "rows_per_shard": 16, "max_unscored_fraction": 1.0},
         **fields,
     }
 

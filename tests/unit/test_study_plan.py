@@ -90,14 +90,20 @@ def test_a_control_has_the_size_of_what_it_controls(tmp_path: Path) -> None:
             {"experiments": {"all": {"selections": ["tpo"]}}},
             "field experiments.all.selections: there is no selection 'tpo' in this study; did you mean `top`?",
         ),
-        ({"selections": {"top": {"kind": "top", "count": 3, "detector": "x"}}}, "detector"),
+        (
+            {"selections": {"top": {"kind": "top", "count": 3, "detector": "x"}}, "experiments": {"all": {}}},
+            "selections.top",
+        ),
         ({"selections": {"top": {"kind": "top", "count": 3, "detector": "random", "draws": 2}}}, "leave out draws"),
         ({"selections": {"whole": {"kind": "whole", "count": 3}}}, "whole is every row"),
-        ({"models": {"first": "nowhere/at/all"}}, "field models.first.path"),
+        ({"models": {"first": "nowhere/at/all"}, "experiments": {"all": {}}}, "field models.first.path"),
         ({"datasets": {"rows": "nowhere.jsonl"}}, "field datasets.rows.path"),
         ({"judges": {"one": "unheard_of"}}, "unheard_of"),
         (
-            {"selections": {"top": {"kind": "top", "count": 3, "detector": "representation", "control": "tap"}}},
+            {
+                "selections": {"top": {"kind": "top", "count": 3, "detector": "representation", "control": "tap"}},
+                "experiments": {"all": {}},
+            },
             "field selections.top.control: there is no other selection 'tap'",
         ),
         ({"run": {"dir": "s3://bucket/run"}}, "no local folder"),

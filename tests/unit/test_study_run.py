@@ -1,6 +1,8 @@
 """A whole study of tiny models in this process: every number recomputed from its rows, nothing done twice."""
 
 import json
+import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -8,10 +10,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+import scipy.stats
 
 from bds.distributed.study import StudyResult, run_study
 from bds.runs.directory import RunDirectory
 from bds.runs.events import read_events
+from bds.study.plan import plan_study
+from bds.study.results import study_results
 from bds.study.tables import CELLS, CONTRASTS
 from tests.study_world import study_spec, write_study_world
 
@@ -54,34 +59,87 @@ def test_every_step_has_its_results(done: StudyResult) -> None:
     assert all(each["measured"] for each in done.results["cells"])
 
 
-def test_rates_and_differences_are_those_of_the_rows(world: Path, done: StudyResult) -> None:
-    rows = pl.read_parquet(world / "run" / "evaluations" / "second" / "rows.parquet")
-    primary = done.results["evaluations"][1]["primary_judge"]
-    asked = rows.filter(
-        pl.col("judge") == primary, pl.col("suite_kind") == "refuse", pl.col("metric") == "attack_success"
-    )
+@pytest.fixture(scope="module")
+def redrawn(world: Path, done: StudyResult, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The study with verdicts drawn at random, some of them missing, and its results: random models never refuse."""
+    folder = tmp_path_factory.mktemp("redrawn") / "run"
+    shutil.copytree(world / "run", folder)
+    draw = random.Random(3)
+    for file in folder.glob("evaluations/*/rows.parquet"):
+        rows = pl.read_parquet(file)
+        likely = {name: draw.random() for name in rows["condition"].unique().sort()}
+        values = [
+            None if draw.random() < 0.1 else float(draw.random() < likely[name]) for name in rows["condition"].to_list()
+        ]
+        status = ["empty" if value is None else "ok" for value in values]
+        rows.with_columns(pl.Series("value", values, pl.Float64), pl.Series("status", status)).write_parquet(file)
+    spec = study_spec(world)
+    return folder, study_results(spec, plan_study(spec), RunDirectory(str(folder)), [])
+
+
+def test_rates_and_differences_are_those_of_the_rows(redrawn: tuple[Path, dict[str, Any]]) -> None:
+    folder, results = redrawn
+    rows = pl.read_parquet(folder / "evaluations" / "second" / "rows.parquet")
+    judge = results["evaluations"][1]["primary_judge"]
+    asked = rows.filter(pl.col("judge") == judge, pl.col("suite_kind") == "refuse", pl.col("value").is_not_null())
     suite = asked["suite"][0]
 
     def rates(group: str) -> list[float]:
         own = asked.filter(pl.col("group") == group).group_by("condition", maintain_order=True)
-        return [float(value) for value in own.agg(pl.col("value").mean())["value"]]
+        return [1.0 - float(value) for value in own.agg(pl.col("value").mean())["value"]]
 
     top, control = "rows.top.first+fast+none", "rows.random+fast+none"
     assert len(rates(top)) == 2
     assert len(rates(control)) == 4
-    found = measured(done.results, f"second/{top}", suite, "attack_success")
+    found = measured(results, f"second/{top}", suite, "attack_success")
     assert found["value"] == pytest.approx(fmean(rates(top)))
+    assert 0 < found["value"] < 1
     assert sorted(found["by_seed"].values()) == pytest.approx(sorted(rates(top)))
-    (contrast,) = [
-        each
-        for each in done.results["contrasts"]
-        if (each["cell"], each["with"], each["suite"], each["headline"]) == (f"second/{top}", "control", suite, True)
-    ]
-    assert contrast["difference"] == pytest.approx(fmean(rates(top)) - fmean(rates(control)))
-    (matrix,) = [each for each in done.results["transfer"] if (each["selection"], each["suite"]) == ("top", suite)]
-    (entry,) = [each for each in matrix["entries"] if (each["scorer"], each["target"]) == ("first", "second")]
-    assert entry["difference"] == contrast["difference"]
+    half_width = scipy.stats.t.ppf(0.975, 1) * scipy.stats.sem(rates(top))
+    assert found["low"] == pytest.approx(max(0.0, fmean(rates(top)) - half_width))
+
+
+def test_the_transfer_matrix_is_the_difference_to_the_control_of_its_target(
+    redrawn: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, results = redrawn
+    judge = results["evaluations"][0]["primary_judge"]
+    matrices = [each for each in results["transfer"] if each["selection"] == "top" and each["recipe"] == "fast"]
+    (matrix,) = [each for each in matrices if each["suite"] == results["evaluations"][0]["suites"][0]["name"]]
     assert (matrix["scorers"], matrix["targets"]) == (["first", "second"], ["first", "second"])
+    assert len(matrix["entries"]) == 4
+    for entry in matrix["entries"]:
+        rows = pl.read_parquet(folder / "evaluations" / entry["target"] / "rows.parquet").filter(
+            pl.col("judge") == judge, pl.col("suite") == matrix["suite"]
+        )
+        groups = f"rows.top.{entry['scorer']}+fast+none", "rows.random+fast+none"
+        conditions = [rows.filter(pl.col("group") == name)["condition"].unique().to_list() for name in groups]
+        # Welch's test of seeds that do not pair is over the prompts that every condition of the two has answered.
+        everywhere = rows.filter(pl.col("condition").is_in([*conditions[0], *conditions[1]]))
+        answered = everywhere.group_by("prompt_id").agg(pl.col("value").is_not_null().all().alias("all")).filter("all")
+        common = everywhere.join(answered, on="prompt_id", how="semi")
+        means = [
+            [1 - common.filter(pl.col("condition") == name)["value"].mean() for name in names] for names in conditions
+        ]
+        assert entry["difference"] == pytest.approx(fmean(means[0]) - fmean(means[1]))
+    differences = {(each["scorer"] == each["target"]): [] for each in matrix["entries"]}
+    for each in matrix["entries"]:
+        differences[each["scorer"] == each["target"]].append(each["difference"])
+    assert matrix["own_mean"] == pytest.approx(fmean(differences[True]))
+    assert matrix["transfer_mean"] == pytest.approx(fmean(differences[False]))
+
+
+def test_the_primary_family_is_adjusted_over_the_whole_study(redrawn: tuple[Path, dict[str, Any]]) -> None:
+    _, results = redrawn
+    primary = [each for each in results["contrasts"] if each["family"] == "primary" and each["p"] is not None]
+    assert {each["with"] for each in primary} == {"control"}
+    assert {each["cell"].partition("/")[0] for each in primary} == {"first", "second"}
+    ordered = sorted(each["p"] for each in primary)
+    expected, highest = {}, 0.0
+    for place, p in enumerate(ordered):
+        highest = max(highest, min(1.0, p * (len(ordered) - place)))
+        expected[p] = highest
+    assert {each["p"]: each["p_adjusted"] for each in primary} == pytest.approx(expected)
 
 
 def test_what_was_trained_on_is_what_was_selected(world: Path, done: StudyResult) -> None:
