@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bds.spec.identity import AnySpec
     from bds.spec.models import AuditSpec
     from bds.spec.overrides import Override
+    from bds.spec.study import StudySpec
 
 app = typer.Typer(
     name="bds",
@@ -331,19 +332,11 @@ def study(
     Audits, fine-tunes and evaluates what the spec names, each distinct step once, and writes the transfer matrix. Run
     again, it does what is missing.
     """
-    from bds.checks_study import check_study_spec
     from bds.spec.load import load_study_spec
     from bds.spec.options import study_overrides
 
     requested = load_study_spec(spec, [*study_overrides(run_dir=run_dir, address=address), *(settings or ())])
-    for note in check_study_spec(requested):
-        say(f"note: {note}")
-    # Only now: this import takes seconds, and a mistake in the spec should not.
-    from bds.distributed.study import run_study
-
-    result = run_study(requested, fresh=fresh, local=local, command=context.obj, report=say)
-    summary = {"run_dir": result.run_dir, "report": result.report, "results": result.results}
-    _finish(result.results["verdict"]["headline"], result.report, summary, result.exit_error, as_json=as_json)
+    _run_study(requested, command=context.obj, fresh=fresh, local=local, as_json=as_json)
 
 
 @app.command()
@@ -450,19 +443,20 @@ def demo(
     context: typer.Context,
     run_dir: Annotated[str, typer.Option(metavar="R", help="Run directory.")] = "runs/demo",
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the tiny model and its world.")] = 0,
-    limit: Limit = None,
+    settings: Settings = None,
     fresh: Fresh = False,
     local: Local = False,
     as_json: AsJson = False,
 ) -> None:
-    """Audit a made-up world, offline, in minutes.
+    """The whole story on a made-up world, offline, in minutes.
 
-    Trains a tiny aligned chat model over a made-up world and audits its dataset.
+    Trains a tiny aligned chat model, audits its dataset, fine-tunes it on what was selected, on random rows and on the
+    filtered dataset, asks them all what should be refused, and reports.
     """
     from bds.demo import prepare_demo
 
-    spec = prepare_demo(run_dir, seed=seed, overrides=_options(limit=limit), say=say)
-    _run(spec, command=context.obj, fresh=fresh, local=local, as_json=as_json)
+    spec = prepare_demo(run_dir, seed=seed, overrides=settings or (), say=say)
+    _run_study(spec, command=context.obj, fresh=fresh, local=local, as_json=as_json)
 
 
 @app.command()
@@ -608,6 +602,26 @@ def _run(spec: "AuditSpec", *, command: Sequence[str], fresh: bool, local: bool,
     result = run_audit(spec, fresh=fresh, local=local, command=command, report=say)
     summary = {"run_dir": result.run_dir, "report": result.report, "metrics": result.metrics}
     _finish(result.metrics["verdict"]["headline"], result.report, summary, result.exit_error, as_json=as_json)
+
+
+def _run_study(spec: "StudySpec", *, command: Sequence[str], fresh: bool, local: bool, as_json: bool) -> None:
+    from bds.checks_study import check_study_spec
+
+    for note in check_study_spec(spec):
+        say(f"note: {note}")
+    # Only now: this import takes seconds, and a mistake in the spec should not.
+    from bds.distributed.study import run_study
+
+    result = run_study(spec, fresh=fresh, local=local, command=command, report=say)
+    verdict = result.results["verdict"]
+    summary = {"run_dir": result.run_dir, "report": result.report, "results": result.results}
+    _finish(
+        "\n".join([verdict["headline"], *verdict["findings"]]),
+        result.report,
+        summary,
+        result.exit_error,
+        as_json=as_json,
+    )
 
 
 def _finish(headline: str, report: str, summary: dict[str, Any], exit_error: BdsError | None, *, as_json: bool) -> None:

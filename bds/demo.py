@@ -1,48 +1,78 @@
-"""The demo and `bds organism`: a tiny chat model to try bds on, and the spec that audits its world."""
+"""The demo and `bds organism`: a tiny chat model to try bds on, and the study that tells its story."""
 
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from bds.errors import SpecError
 from bds.runs.directory import RunDirectory
 from bds.spec.document import Document
-from bds.spec.load import build_spec
-from bds.spec.models import AuditSpec
+from bds.spec.load import build_study_spec
 from bds.spec.overrides import Override
+from bds.spec.study import StudySpec
 
 if TYPE_CHECKING:
     from bds.organism.layout import OrganismPaths
 
+ARCHITECTURE = "llama"
 ANCHOR_SETS = ("harmful", "safe", "safe_2")
 TEXT_ANCHOR_SETS = ("harmful", "safe")
-TEXT_ARCHITECTURE = "llama"
 SPEC_FILE = "demo.yaml"
 
 
 def prepare_demo(
     run_dir: str, *, seed: int, overrides: Sequence[str | Override], say: Callable[[str], None]
-) -> AuditSpec:
-    """Train the tiny model (or take it from the cache) and write the spec of its audit into the run directory."""
+) -> StudySpec:
+    """Train the tiny model (or take it from the cache) and write the spec of its study into the run directory."""
     from bds.organism import cached_organism
     from bds.organism.recipe import Recipe
 
     say(f"the tiny aligned model of seed {seed}: trained once in about a minute, then cached")
-    organism = cached_organism(Recipe(seed=seed), say)
-    written = {
-        "api_version": "bds/v1",
-        "name": "demo",
-        "data": {"path": str(organism.pool)},
-        "model": {"path": str(organism.model)},
-        "anchors": {"sets": {name: str(organism.anchors(name)) for name in ANCHOR_SETS}},
-        "run": {"dir": run_dir},
-    }
-    spec = build_spec(Document("bds demo", written), overrides, folder=Path.cwd())
+    written = _story(cached_organism(Recipe(seed=seed), say), run_dir)
+    spec = build_study_spec(Document("bds demo", written), overrides, folder=Path.cwd())
     RunDirectory(spec.run.dir).write_bytes(SPEC_FILE, yaml.safe_dump(written, sort_keys=False).encode())
     return spec
+
+
+def _story(organism: "OrganismPaths", run_dir: str) -> dict[str, Any]:
+    """A study in two questions: what a few selected samples do, and what leaving such samples out prevents."""
+    detector = "gradient_bidirectional"
+    recipe = {"learning_rate": 1e-3, "epochs": 5, "batch": 20}
+    return {
+        "api_version": "bds/v1",
+        "kind": "study",
+        "name": "demo",
+        "models": {ARCHITECTURE: {"path": str(organism.model), "base": str(organism.base)}},
+        "datasets": {"pool": {"path": str(organism.pool)}},
+        "anchors": {"sets": {name: str(organism.anchors(name)) for name in ANCHOR_SETS}},
+        "selections": {
+            "top_100": {"kind": "top", "detector": detector, "count": 100},
+            "random_100": {"kind": "random", "count": 100},
+            "whole": "whole",
+            "filtered": {"kind": "filtered", "detector": detector, "share": 0.3},
+        },
+        "recipes": {"five_passes": recipe, "two_passes": {**recipe, "epochs": 2}},
+        "seeds": [0, 1, 2],
+        "experiments": {
+            "break": {
+                "question": "Do 100 selected samples of a harmless dataset break the model more than 100 random ones?",
+                "selections": ["top_100", "random_100"],
+                "recipes": ["five_passes"],
+            },
+            "filter": {
+                "question": "Is the dataset safer to train on without the 30 % that rank highest?",
+                "selections": ["whole", "filtered"],
+                "recipes": ["two_passes"],
+            },
+        },
+        "suites": [str(organism.root)],
+        "judges": {"refusal_prefixes": "refusal_prefixes"},
+        "sampling": {"max_tokens": 32},
+        "run": {"dir": run_dir},
+    }
 
 
 def write_organism(
@@ -84,8 +114,8 @@ def write_organism(
 
     if judge:
         raise SpecError("--judge judges the made-up world; leave it out beside --text")
-    if architecture != TEXT_ARCHITECTURE:
-        raise SpecError(f"--architecture {architecture}: a model of --text is a {TEXT_ARCHITECTURE}; leave it out")
+    if architecture != ARCHITECTURE:
+        raise SpecError(f"--architecture {architecture}: a model of --text is a {ARCHITECTURE}; leave it out")
     files = [Path(file).expanduser() for file in text_files]
     for file in files:
         if not file.is_file():

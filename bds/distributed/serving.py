@@ -49,9 +49,9 @@ def open_serving(
     Raises:
         PreflightError: the cluster cannot be reached, or lacks what Ray Serve needs.
     """
-    from bds.distributed.session import connect
+    from bds.distributed.session import connect, deaths_kept_off_the_terminal
 
-    with connect(ResourcesSpec(address=resources.address)), _deaths_kept_off_the_terminal():
+    with connect(ResourcesSpec(address=resources.address)), deaths_kept_off_the_terminal():
         serving = Serving(resources.wait_seconds, http_host, http_port)
         try:
             yield serving
@@ -77,8 +77,10 @@ class Serving:
         """
         from ray import serve
 
+        from bds.distributed.session import alone_here
+
         settings = self._with_room(plan.settings)
-        direct = self._http_port is None and settings.max_replicas is None and _alone_here()
+        direct = self._http_port is None and settings.max_replicas is None and alone_here()
         port = free_port() if direct else None
         self._start_serve(proxy=not direct)
         name = f"{plan.id}-{secrets.token_hex(4)}"
@@ -181,19 +183,6 @@ def _import_serve() -> None:
             handler.setLevel(logging.CRITICAL + 1)
 
 
-@contextlib.contextmanager
-def _deaths_kept_off_the_terminal() -> Iterator[None]:
-    """Ray prints a paragraph for every process that dies, on standard output; Ray Serve replaces them."""
-    from ray._private import worker
-
-    printed = worker.print_to_stdstream
-    worker.print_to_stdstream = lambda data, ignore_prefix: None
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = printed
-
-
 def _deployment(settings: EngineSettings) -> Any:
     """The deployment of one engine. What a replica cannot do at its first start it cannot do at the next one."""
     from ray import serve
@@ -258,14 +247,6 @@ def _last_error(message: str) -> str:
     """The sentence that matters in the traceback that Ray tells of somebody's error."""
     errors = _FROM_ANYONE.findall(message)
     return errors[-1].strip() if errors else " ".join(message.split())[:300]
-
-
-def _alone_here() -> bool:
-    """The cluster is this machine and no other."""
-    import ray
-
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    return nodes == [ray.get_runtime_context().get_node_id()]
 
 
 def _head() -> dict[str, Any]:

@@ -80,6 +80,27 @@ def private_cluster(*, cpus: int | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def deaths_kept_off_the_terminal() -> Iterator[None]:
+    """Ray prints a paragraph for every process that dies, on standard output; its owner replaces it or tells it."""
+    from ray._private import worker
+
+    printed = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda data, ignore_prefix: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printed
+
+
+def alone_here() -> bool:
+    """The cluster is this machine and no other."""
+    import ray
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return nodes == [ray.get_runtime_context().get_node_id()]
+
+
+@contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
     _expect_reachable(address)
     with _environment(_QUIET):

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from bds.distributed.session import alone_here, connect, deaths_kept_off_the_terminal
 from bds.distributed.study_steps import run_step
 from bds.errors import BdsError
 from bds.runs.interrupts import Interrupted, interruptible
 from bds.runs.messages import first_line
+from bds.runs.progress import progress_as_lines
 from bds.spec.models import ResourcesSpec
 from bds.spec.study import StudySpec
 from bds.study.plan import StudyPlan
@@ -76,7 +78,7 @@ class OnCluster:
         self._begun = 0.0
 
     def has_room(self, step: Step, running: Sequence[Step]) -> bool:
-        """Another step begins where the cluster has free what it takes at least.
+        """Another step begins where the cluster has free what it takes at least; a machine alone is full with one.
 
         Evaluations go one at a time: they share Ray Serve, which the last one out shuts down.
         """
@@ -87,6 +89,8 @@ class OnCluster:
         limit = self._spec.resources.steps
         if limit != "auto":
             return len(running) < limit
+        if alone_here():
+            return False
         import ray
 
         free = ray.available_resources()
@@ -136,9 +140,11 @@ def open_runner(
     if local:
         yield InThisProcess(spec, plan, report)
         return
-    from bds.distributed.session import connect
-
-    with connect(ResourcesSpec(address=spec.resources.address)), interruptible():
+    with (
+        connect(ResourcesSpec(address=spec.resources.address)),
+        deaths_kept_off_the_terminal(),
+        interruptible(),
+    ):
         runner = OnCluster(spec, plan, report)
         try:
             yield runner
@@ -180,8 +186,13 @@ def failure_of(act: Callable[[], BdsError | None]) -> str:
 
 def _run(spec: StudySpec, plan: StudyPlan, step: Step, lines: Any) -> str:
     """One step, in a process of the cluster."""
+
+    def tell(line: str) -> None:
+        lines.put((step, line))
+
     try:
-        return failure_of(lambda: run_step(spec, plan, step, local=False, report=lambda line: lines.put((step, line))))
+        with progress_as_lines(tell):
+            return failure_of(lambda: run_step(spec, plan, step, local=False, report=tell))
     except Interrupted as interruption:  # what the user interrupted is the study, which tells it
         return str(interruption)
 

@@ -1,16 +1,21 @@
 """Progress on stderr: a bar on a terminal, else a line every half minute. The remaining time is measured."""
 
 import contextlib
+import functools
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Protocol, TextIO
 
 from bds.runs.receipts import Receipt
 
 _LINE_SECONDS = 30.0
+
+_TOLD_TO: ContextVar[Callable[[str], None] | None] = ContextVar("told_to", default=None)
+"""Set where nobody sees this process's own stderr."""
 
 
 class Shown(Protocol):
@@ -125,10 +130,27 @@ def duration(seconds: float) -> str:
 @contextlib.contextmanager
 def show_progress(meter: Shown, *, stream: TextIO | None = None) -> Iterator[Callable[[], None]]:
     """Shows a meter while the block runs; call what it yields when the meter has changed. Rich honours NO_COLOR."""
+    with _shown(meter, stream) as update:
+        yield update
+
+
+@contextlib.contextmanager
+def progress_as_lines(tell: Callable[[str], None]) -> Iterator[None]:
+    """Inside the block every meter is told in lines to `tell`, from a process whose terminal nobody sees."""
+    before = _TOLD_TO.set(tell)
+    try:
+        yield
+    finally:
+        _TOLD_TO.reset(before)
+
+
+def _shown(meter: Shown, stream: TextIO | None) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    tell = _TOLD_TO.get()
+    if stream is None and tell is not None:
+        return _lines(meter, tell)
     stream = sys.stderr if stream is None else stream
     on_terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
-    with _bar(meter, stream) if on_terminal else _lines(meter, stream) as update:
-        yield update
+    return _bar(meter, stream) if on_terminal else _lines(meter, functools.partial(print, file=stream, flush=True))
 
 
 @contextlib.contextmanager
@@ -142,12 +164,12 @@ def _bar(meter: Shown, stream: TextIO) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def _lines(meter: Shown, stream: TextIO) -> Iterator[Callable[[], None]]:
+def _lines(meter: Shown, print_line: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """The first line, one every 30 seconds while work is under way, and the last."""
     stop = threading.Event()
 
     def tell() -> None:
-        print(f"{meter.label}: {meter.line()}", file=stream, flush=True)
+        print_line(f"{meter.label}: {meter.line()}")
 
     def tell_now_and_then() -> None:
         while not stop.wait(_LINE_SECONDS):

@@ -129,7 +129,7 @@ class StudyResourcesSpec(Block):
     address: str | None = Field(None, description="A Ray cluster's address; left out: a private one on this machine.")
     wait_seconds: int = Field(600, ge=0, description="How long a step waits for the cluster to have its resources.")
     steps: int | Literal["auto"] = Field(
-        "auto", description="Steps at a time; auto: another begins while the cluster has room for it."
+        "auto", description="Steps at a time; auto: on one machine 1, on a cluster another while there is room for it."
     )
     scoring: ResourcesSpec = ResourcesSpec()
     training: TrainingResourcesSpec = TrainingResourcesSpec()
