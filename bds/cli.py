@@ -370,7 +370,7 @@ def plan(
     options = _options(model, data, format, detectors, anchors, top, run_dir, limit, None)
     overrides = [*options, *(settings or ())]
     requested = spec_from_options(overrides) if spec is None else load_any_spec(spec, overrides)
-    notes = _check(requested)
+    notes = _check(requested, may_lack_files=True)
     planned, text = _plan(requested)
     _show({**planned, "notes": notes}, "\n".join([text, *notes]), as_json=as_json)
 
@@ -547,7 +547,8 @@ def _options(
     )
 
 
-def _check(spec: "AnySpec") -> list[str]:
+def _check(spec: "AnySpec", *, may_lack_files: bool = False) -> list[str]:
+    """`may_lack_files` is for the plan of a study, which tells what it would take before anything is downloaded."""
     match spec.kind:
         case "finetune":
             from bds.checks_finetune import check_finetune_spec
@@ -564,7 +565,7 @@ def _check(spec: "AnySpec") -> list[str]:
         case "study":
             from bds.checks_study import check_study_spec
 
-            return check_study_spec(spec)
+            return check_study_spec(spec, may_lack_files=may_lack_files)
     from bds.checks import check_spec
 
     return check_spec(spec)
