@@ -183,7 +183,8 @@ def _assumptions(spec: StudySpec, reader: StudyReader, estimates: Sequence[Estim
     if any(each.estimated_from.startswith("operations") for each in estimates):
         found.append(
             f"a GPU reaches {own.utilisation:.0%} of {own.teraflops:g} TFLOP/s; operations a parameter and token: 6 in "
-            "scoring with gradients and in fine-tuning (fewer with LoRA), 2 in scoring without and in answering"
+            "scoring with gradients and in fine-tuning (fewer with LoRA), 2 in scoring without and in answering, where "
+            "memory may be slower than arithmetic"
         )
     found.append(
         f"selected rows are as long as the average row, every answer has all {spec.sampling.max_tokens:,} tokens; "
