@@ -19,7 +19,7 @@ from bds.runs.directory import RunDirectory
 from bds.runs.messages import first_line
 from bds.scoring.columns import score
 from bds.spec.fields import suggestion
-from bds.spec.finetune import FinetuneSpec, MixSpec, TrainingDataSpec
+from bds.spec.finetune import FinetuneSpec, MixSpec, TrainingDataSpec, TrainingResourcesSpec
 from bds.spec.mitigations import Filter, Mitigation
 from bds.spec.paths import is_uri
 from bds.training.data import data_source
@@ -48,6 +48,7 @@ def check_finetune_spec(spec: FinetuneSpec, to_come: Collection[str] = ()) -> li
         PreflightError: a file, folder, audit or selection that is not there or cannot be what the spec says.
     """
     _check_sharding(spec)
+    _check_trainers(spec.resources)
     _check_adapters(spec)
     _check_only(spec)
     notes = []
@@ -93,6 +94,16 @@ def _check_only(spec: FinetuneSpec) -> None:
                         f"field only.{index}.{dimension}: the spec has no {name} among its {dimension}; "
                         f"{suggestion(str(name), known)}"
                     )
+
+
+def _check_trainers(resources: TrainingResourcesSpec) -> None:
+    several = resources.finetunes_per_trainer
+    if several != "auto" and several > 1 and resources.workers > 1:
+        raise SpecError(
+            f"field resources.finetunes_per_trainer: {several} fine-tunes cannot share a trainer of "
+            f"{resources.workers} workers, where one that fails ends all the workers; set it to 1 or auto, or "
+            "resources.workers to 1"
+        )
 
 
 def _check_adapters(spec: FinetuneSpec) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from bds.data.tokens import check_template
-from bds.distributed.trainers import Failure, Outcome, open_trainers
+from bds.distributed.trainers import open_trainers
 from bds.errors import BdsError, IncompleteError, PreflightError
 from bds.report.finetunes import write_finetune_report
 from bds.runs.attempts import open_attempt
@@ -38,6 +38,7 @@ from bds.training.plan import (
     finished,
     input_fingerprints,
 )
+from bds.training.several import Failure, Outcome
 
 FAILURE = "failure.json"
 

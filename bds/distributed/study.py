@@ -4,25 +4,23 @@ Every step is a run of its own below the study's directory and resumes by itself
 is missing and nothing else. A step that fails leaves the others running.
 """
 
-import contextlib
-import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bds.distributed.study_steps import run_step
+from bds.distributed.study_runners import open_runner
 from bds.errors import BdsError, IncompleteError
 from bds.report.study import write_study_report
 from bds.runs.attempts import Attempt, open_attempt
 from bds.runs.directory import RunDirectory
 from bds.runs.kind import SPEC, expect_kind
 from bds.runs.progress import duration
-from bds.spec.models import ResourcesSpec
 from bds.spec.study import StudySpec
 from bds.study.plan import StudyPlan, plan_study
 from bds.study.results import study_results
-from bds.study.steps import Ended, Step, steps_of
+from bds.study.steps import Ended, steps_of
+from bds.study.tables import CELLS, CONTRASTS, cells_table, contrasts_table
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,10 @@ def run_study(
         expect_kind(run, "study", "the study")
         run.write_json(SPEC, spec.model_dump(mode="json"))
         attempt.begin(report)
-        with _cluster(spec, local=local):
-            ended = _run_steps(spec, plan, attempt, local=local, report=report)
+        ended = _run_steps(spec, plan, attempt, local=local, report=report)
         results = study_results(spec, plan, run, ended)
+        run.write_table(CELLS, cells_table(results["cells"]))
+        run.write_table(CONTRASTS, contrasts_table(results["contrasts"]))
         page = write_study_report(run, results)
         failed = [each for each in ended if each.failure]
         if failed:
@@ -78,51 +77,34 @@ def run_study(
     return StudyResult(run.uri, results, page, attempt.error)
 
 
-@contextlib.contextmanager
-def _cluster(spec: StudySpec, *, local: bool) -> Any:
-    """One Ray for all steps: each would start its own."""
-    if local:
-        yield
-        return
-    from bds.distributed.session import connect
-
-    with connect(ResourcesSpec(address=spec.resources.address)):
-        yield
-
-
 def _run_steps(
     spec: StudySpec, plan: StudyPlan, attempt: Attempt, *, local: bool, report: Callable[[str], None]
 ) -> list[Ended]:
+    """Every step, begun when those before it have ended and there is room for it; how each ended, in order."""
     steps = steps_of(spec, plan)
     report(
         f"{len(plan.audits)} audits, {len(plan.trainings)} fine-tunes of {len(plan.cells)} cells, "
-        f"{len(plan.targets)} evaluations"
+        f"{len(plan.targets)} evaluations: {len(steps)} steps"
     )
-    ended = []
-    for number, step in enumerate(steps, start=1):
-        attempt.lease.check()
-        attempt.log.add("step", {"id": step.id})
-        report(f"step {number} of {len(steps)}: {step.id}")
-        started = time.monotonic()
-        failure = _failure_of(
-            functools.partial(run_step, spec, plan, step, local=local, report=_prefixed(step, report))
-        )
-        ended.append(Ended(step.id, time.monotonic() - started, failure))
-        attempt.log.add("step_ended", {"id": step.id, "failure": failure, "seconds": ended[-1].seconds})
-        if failure:
-            report(f"{step.id} has not all its results: {failure}")
-        else:
-            report(f"{step.id} is done after {duration(ended[-1].seconds)}")
-    return ended
-
-
-def _failure_of(act: Callable[[], BdsError | None]) -> str:
-    try:
-        error = act()
-    except BdsError as raised:
-        error = raised
-    return "" if error is None else str(error)
-
-
-def _prefixed(step: Step, report: Callable[[str], None]) -> Callable[[str], None]:
-    return lambda line: report(f"[{step.id}] {line}")
+    ended: dict[str, Ended] = {}
+    running: dict[str, float] = {}
+    with open_runner(spec, plan, local=local, report=lambda step, line: report(f"[{step.id}] {line}")) as runner:
+        while len(ended) < len(steps):
+            attempt.lease.check()
+            for step in steps:
+                waits = step.id in ended or step.id in running or not all(before in ended for before in step.after)
+                if not waits and runner.has_room(step, [each for each in steps if each.id in running]):
+                    attempt.log.add("step", {"id": step.id})
+                    report(f"begins: {step.id} ({len(ended)} of {len(steps)} steps have ended)")
+                    running[step.id] = time.monotonic()
+                    runner.begin(step)
+            for step, failure in runner.ended():
+                seconds = time.monotonic() - running.pop(step.id)
+                ended[step.id] = Ended(step.id, seconds, failure)
+                attempt.log.add("step_ended", {"id": step.id, "failure": failure, "seconds": seconds})
+                report(
+                    f"{step.id} has not all its results after {duration(seconds)}: {failure}"
+                    if failure
+                    else f"{step.id} is done after {duration(seconds)}"
+                )
+    return [ended[step.id] for step in steps]

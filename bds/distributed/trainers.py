@@ -1,12 +1,11 @@
-"""Where fine-tunes run: each as a Ray Train TorchTrainer, or one after the other in this process.
+"""Where fine-tunes run: in Ray Train TorchTrainers, several to one where they are small, or in this process.
 
-What imports torch or transformers is imported where it is used: Ray starts several processes for every fine-tune, and
+What imports torch or transformers is imported where it is used: Ray starts several processes for every trainer, and
 only those that train should wait for it.
 """
 
 import contextlib
 import functools
-import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,20 +20,17 @@ from bds.spec.finetune import FinetuneSpec, TrainingResourcesSpec
 from bds.spec.models import ResourcesSpec
 from bds.training.memory import memory_of_finetune
 from bds.training.place import Place
-from bds.training.plan import Assignment
+from bds.training.plan import Assignment, finished
+from bds.training.several import Failure, Outcome, Series, failure_of, spread
 
 if TYPE_CHECKING:
     from bds.distributed.scoring import WorkerPool
 
 _POLL_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a fine-tune has no result. It says nothing about the others."""
-
-    reason: str
-    trace: str
+_FOLDER = "ray_train"
+_MOST = 16
+"""Fine-tunes of one trainer at most, where the spec says no number: a process may not give back all of its memory, and
+all behind a dead worker's fine-tune wait until it has started again."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +41,6 @@ class WorkerSize:
     gpus: float
     memory: int | None
     """Bytes."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    assignment: Assignment
-    failure: Failure | None
 
 
 class Trainers(Protocol):
@@ -81,7 +71,7 @@ class LocalTrainers:
         for assignment in assignments:
             train = functools.partial(self._train_one, assignment, functools.partial(on_wait, [assignment]))
             with limited_threads(self._spec.resources.cpus_per_worker):
-                on_outcome(Outcome(assignment, _failure_of(train)))
+                on_outcome(Outcome(assignment, failure_of(train)))
 
     def _train_one(self, assignment: Assignment, on_progress: Callable[[], None]) -> None:
         import torch
@@ -94,7 +84,7 @@ class LocalTrainers:
 
 class RayTrainers:
     """As many TorchTrainers at a time as the connected cluster has room for: one that had to wait for its workers would
-    be started over and over."""
+    be started over and over. To start one takes 20 to 25 CPU seconds, so small fine-tunes share one."""
 
     def __init__(
         self, spec: FinetuneSpec, run: RunDirectory, assignments: Sequence[Assignment], report: Callable[[str], None]
@@ -108,10 +98,13 @@ class RayTrainers:
         self._size = WorkerSize(pool.cpus, pool.gpus, pool.memory)
         room = pool.actors // spec.resources.workers
         self._concurrent = room if spec.resources.concurrent == "auto" else min(room, spec.resources.concurrent)
+        self._most = _most_per_trainer(spec.resources, pool.gpus)
         gpus = f", {pool.gpus:g} GPU" if pool.gpus else ""
+        most = max(len(part) for part in self._parts(assignments))
+        shared = f", up to {most} of them by one trainer" if most > 1 else ""
         report(
-            f"Ray Train: {self._concurrent} fine-tune{'s' * (self._concurrent > 1)} at a time, workers of each: "
-            f"{spec.resources.workers} of {pool.cpus} CPU{gpus}"
+            f"Ray Train: {self._concurrent} fine-tune{'s' * (self._concurrent > 1)} at a time{shared}, "
+            f"workers of each: {spec.resources.workers} of {pool.cpus} CPU{gpus}"
         )
 
     def train(
@@ -124,16 +117,41 @@ class RayTrainers:
         import ray
 
         fit = ray.remote(_fit).options(num_cpus=0, max_retries=0)
-        waiting = list(assignments)
-        running: dict[Any, Assignment] = {}
+        waiting = self._parts(assignments)
+        running: dict[Any, Series] = {}
         while waiting or running:
             while waiting and len(running) < self._concurrent:
-                assignment = waiting.pop(0)
-                running[fit.remote(self._run, self._spec, assignment, self._size)] = assignment
+                series = Series(self._run, _FOLDER, waiting.pop(0))
+                running[fit.remote(self._run, self._spec, series, self._size)] = series
             ended, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
+            for series in running.values():
+                for outcome in series.news():
+                    on_outcome(outcome)
             for reference in ended:
-                on_outcome(Outcome(running.pop(reference), _outcome_of(reference)))
-            on_wait(list(running.values()))
+                series = running.pop(reference)
+                waiting[:0] = self._settle(series, _reason_of(reference), on_outcome)
+            on_wait([series.left[0] for series in running.values() if series.left])
+
+    def _parts(self, assignments: Sequence[Assignment]) -> list[list[Assignment]]:
+        return spread(assignments, most=self._most, at_a_time=self._concurrent)
+
+    def _settle(
+        self, series: Series, failure: Failure | None, on_outcome: Callable[[Outcome], None]
+    ) -> list[list[Assignment]]:
+        """Tells the ends that an ended trainer did not record; returns what is to be tried again, a list a trainer."""
+        left = []
+        for assignment in series.left:
+            if finished(self._run, assignment.task, assignment.key) is not None:
+                on_outcome(Outcome(assignment, None))
+            else:
+                left.append(assignment)
+        if len(series.assignments) > 1:
+            # The first was under way when the trainer gave up, though others may have caused the deaths before: it is
+            # tried alone, and what is behind it without it.
+            return [part for part in (left[:1], left[1:]) if part]
+        for assignment in left:
+            on_outcome(Outcome(assignment, failure or Failure("its trainer ended without a result", "")))
+        return []
 
 
 @contextlib.contextmanager
@@ -188,8 +206,14 @@ def _plan_workers(spec: FinetuneSpec, finetunes: int, report: Callable[[str], No
     return pool
 
 
-def _fit(run: RunDirectory, spec: FinetuneSpec, assignment: Assignment, size: WorkerSize) -> Failure | None:
-    """One TorchTrainer from start to end, as a task of no CPU that only waits for it."""
+def _most_per_trainer(resources: TrainingResourcesSpec, gpus: float) -> int:
+    if resources.finetunes_per_trainer != "auto":
+        return resources.finetunes_per_trainer
+    return 1 if resources.workers > 1 or gpus else _MOST
+
+
+def _fit(run: RunDirectory, spec: FinetuneSpec, series: Series, size: WorkerSize) -> Failure | None:
+    """One TorchTrainer from start to end, as a task of no CPU that only waits for it; why it gave up, if it did."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -200,25 +224,25 @@ def _fit(run: RunDirectory, spec: FinetuneSpec, assignment: Assignment, size: Wo
         resources["memory"] = size.memory
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"run": run, "spec": spec, "assignment": assignment, "threads": size.cpus},
+        train_loop_config={"run": run, "spec": spec, "series": series, "threads": size.cpus},
         torch_config=TorchConfig(backend=None if size.gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=spec.resources.workers, use_gpu=bool(size.gpus), resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name=f"{assignment.key[:16]}-{os.urandom(4).hex()}",
-            storage_path=f"{run.uri}/ray_train",
+            name=series.name,
+            storage_path=f"{run.uri}/{_FOLDER}",
             failure_config=FailureConfig(max_failures=spec.run.restarts),
         ),
     )
     try:
-        failure: Failure | None = trainer.fit().return_value
+        trainer.fit()
     except Exception as error:  # Ray wraps what a worker raised in errors of its own
         return Failure(_root_cause(error), traceback.format_exc())
-    return failure
+    return None
 
 
-def _train_worker(config: dict[str, Any]) -> Failure | None:
+def _train_worker(config: dict[str, Any]) -> None:
     """What every worker of a TorchTrainer runs."""
     import ray.train
     import ray.train.torch
@@ -237,28 +261,21 @@ def _train_worker(config: dict[str, Any]) -> Failure | None:
     )
     wait_for_all = torch.distributed.barrier if place.workers > 1 else lambda: None
 
-    def train() -> None:
-        run_finetune(config["run"], spec, config["assignment"], place, wait_for_all=wait_for_all)
+    def train(assignment: Assignment) -> None:
+        run_finetune(config["run"], spec, assignment, place, wait_for_all=wait_for_all)
 
+    series: Series = config["series"]
     if place.workers == 1:
-        # Trying again would not help: only a death of the process does Ray answer with another try.
-        return _failure_of(train)
+        # Trying again would not help: only a death of the process does Ray answer with another try. After an error of
+        # CUDA every later call in the process fails, whatever it is for.
+        series.train(train, stop_at_failure=place.device != "cpu")
+        return
     # The others wait for this worker in an exchange of gradients: they end only when Ray sees that it failed.
-    train()
-    return None
+    (assignment,) = series.assignments
+    train(assignment)
 
 
-def _failure_of(train: Callable[[], object]) -> Failure | None:
-    try:
-        train()
-    except BdsError as error:
-        return Failure(str(error), traceback.format_exc())
-    except Exception as error:
-        return Failure(f"{type(error).__name__}: {first_line(error)}", traceback.format_exc())
-    return None
-
-
-def _outcome_of(reference: Any) -> Failure | None:
+def _reason_of(reference: Any) -> Failure | None:
     import ray
 
     try:
@@ -273,6 +290,7 @@ def _root_cause(error: BaseException) -> str:
     """The sentence of what went wrong in a worker, out of the errors that Ray wraps it in."""
     failures = getattr(error, "worker_failures", None) or {}
     for failure in failures.values():
-        cause = getattr(failure, "_base_exc", failure)
+        # What the worker raised, or what Ray found when it asked after a worker: its death, and of what.
+        cause = getattr(failure, "_base_exc", None) or getattr(failure, "health_check_failure", failure)
         return str(cause) if isinstance(cause, BdsError) else f"{type(cause).__name__}: {first_line(cause)}"
     return f"{type(error).__name__}: {first_line(error)}"

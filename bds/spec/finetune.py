@@ -172,7 +172,14 @@ class TrainingResourcesSpec(Block):
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: float | Literal["auto"] = Field("auto", description="auto: 1 where the cluster has GPUs, else 0.")
     memory_per_worker: str | None = Field(None, description="For example 32GiB.")
-    concurrent: int | Literal["auto"] = Field("auto", description="Fine-tunes at a time; auto: what there is room for.")
+    concurrent: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Fine-tunes at a time; auto: what there is room for."
+    )
+    finetunes_per_trainer: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Fine-tunes at most that one worker process trains one after the other, started once for all of "
+        "them; auto: 16, and 1 on a GPU or with more workers.",
+    )
     address: str | None = Field(None, description="A Ray cluster's address; left out: a private one on this machine.")
     wait_seconds: int = Field(60, ge=0, description="How long to wait for the cluster to have the resources.")
 

@@ -78,9 +78,9 @@ def contrasts_of(
     return contrasts
 
 
-def adjust(contrasts: Sequence[dict[str, Any]], options: Options) -> None:
+def adjust(contrasts: Sequence[dict[str, Any]], confidence: float) -> None:
     """Sets p_adjusted, adjustment and significant: Holm's method over the primary family of the whole study."""
-    level = 1 - options.confidence
+    level = 1 - confidence
     for family, method, name in (
         (PRIMARY, holm, HOLM),
         (EXPLORATORY, benjamini_hochberg, BENJAMINI_HOCHBERG),

@@ -50,6 +50,11 @@ class Cell:
     """The experiment whose further stages follow; empty for none."""
 
     @property
+    def run(self) -> str:
+        """The name of the run that its fine-tunes are in."""
+        return _run_name(self.target, self.then)
+
+    @property
     def group(self) -> str:
         """As an evaluation names its conditions, but for draw and seed."""
         parts = [self.dataset, self.selection, *([] if self.scorer is None else [self.scorer])]
@@ -75,7 +80,7 @@ class FinetuneRun:
 
     @property
     def name(self) -> str:
-        return f"{self.target}+{self.then}" if self.then else self.target
+        return _run_name(self.target, self.then)
 
 
 @dataclass
@@ -104,6 +109,10 @@ class StudyPlan:
         """The audits whose selections a run trains on."""
         found = (audit_of(each.input, spec) for each in self.of_run(run))
         return list(dict.fromkeys(audit for audit in found if audit is not None))
+
+
+def _run_name(target: str, then: str) -> str:
+    return f"{target}+{then}" if then else target
 
 
 def plan_study(spec: StudySpec) -> StudyPlan:

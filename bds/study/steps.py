@@ -1,6 +1,6 @@
 """The steps of a study and what each waits for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bds.spec.study import StudySpec
 from bds.study.plan import FinetuneRun, StudyPlan
@@ -33,8 +33,6 @@ class Ended:
     seconds: float
     failure: str = ""
     """Why it ended without all its results; empty where it has them."""
-    facts: dict[str, float] = field(default_factory=dict)
-    """What it counted, for the estimate of what is left."""
 
 
 def steps_of(spec: StudySpec, plan: StudyPlan) -> list[Step]:

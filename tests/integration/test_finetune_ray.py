@@ -1,5 +1,6 @@
 """Fine-tunes on Ray Train: the same weights as in one process, through killed workers and drivers, and many at once."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from bds.distributed.finetune import run_finetunes
 from bds.runs.directory import RunDirectory
+from bds.runs.events import read_events
 from bds.training.curve import CurvePoint, read_curve
 from tests.finetune_world import RECIPE, finetune_spec, result_of, write_world
 from tests.integration.test_audit_identity import end, wait_until
@@ -46,13 +48,32 @@ def one_process(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def test_one_worker_of_ray_train_gives_the_same_bits_as_this_process(
+def test_one_worker_trains_one_after_the_other_to_the_bits_of_this_process_through_a_failing_one(
     ray_session: None, world: Path, tmp_path: Path, one_process: Path
 ) -> None:
-    result = run_finetunes(finetune_spec(world, tmp_path / "run"))
-    assert result.exit_error is None
-    assert result_of(tmp_path / "run")["weights_sha256"] == result_of(one_process)["weights_sha256"]
-    assert curve_of(tmp_path / "run") == curve_of(one_process)
+    """Full and LoRA with dropout in turns: what one leaves in the process must not reach the next."""
+    (tmp_path / "broken.jsonl").write_text('{"instruction": "no answer", "input": "", "output": ""}\n')
+    data = str(world / "data.jsonl")
+    blocks: dict[str, Any] = {
+        "datasets": {"rows": data, "broken": str(tmp_path / "broken.jsonl"), "few": {"path": data, "limit": 7}},
+        "recipes": {"lora": {**RECIPE, "parameters": "lora", "lora": {"dropout": 0.2}}, "plain": RECIPE},
+    }
+    said: list[str] = []
+    result = run_finetunes(
+        finetune_spec(world, tmp_path / "ray", **blocks, resources={"concurrent": 1}), report=said.append
+    )
+    here = run_finetunes(finetune_spec(world, tmp_path / "here", **blocks), local=True)
+    assert "Ray Train: 1 fine-tune at a time, up to 6 of them by one trainer, workers of each: 1 of 1 CPU" in said
+    assert result.runs.drop("seconds", "output").equals(here.runs.drop("seconds", "output"))
+    failed = {name for name, status in result.runs.select("id", "status").iter_rows() if status == "failed"}
+    assert failed == {"tiny/broken/lora/none/seed-0", "tiny/broken/plain/none/seed-0"}
+    for name in set(result.runs["id"]) - failed:
+        ours, theirs = (result_of(tmp_path / each, name) for each in ("ray", "here"))
+        assert ours["weights_sha256"] == theirs["weights_sha256"]
+        assert curve_of(tmp_path / "ray", name) == curve_of(tmp_path / "here", name)
+    assert result_of(tmp_path / "ray")["weights_sha256"] == result_of(one_process)["weights_sha256"]
+    assert ids_told(tmp_path / "ray") == list(result.runs["id"])
+    assert len(list((tmp_path / "ray" / "ray_train").iterdir())) == 1
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
@@ -77,12 +98,12 @@ def test_two_workers_give_the_curve_of_one_and_see_every_sample_once_an_epoch(
     assert (stage["workers"], stage["micro_batch"], stage["accumulation"]) == (2, 1, 3)
 
 
-def write_spec(world: Path, run_dir: Path, **blocks: Any) -> Path:
+def write_spec(world: Path, run_dir: Path, *, restarts: int = 2, **blocks: Any) -> Path:
     spec = finetune_spec(
         world,
         run_dir,
         recipes={"plain": LONG},
-        run={"dir": str(run_dir), "checkpoint_steps": CHECKPOINT_STEPS},
+        run={"dir": str(run_dir), "checkpoint_steps": CHECKPOINT_STEPS, "restarts": restarts},
         **blocks,
     )
     file = run_dir.with_suffix(".yaml")
@@ -99,22 +120,26 @@ def long_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(result_of(run_dir)["weights_sha256"])
 
 
-def checkpoint_step(run_dir: Path) -> int:
+def checkpoint_step(run_dir: Path, name: str = NAME) -> int:
     try:
-        return int(json.loads((run_dir / "models" / NAME / "checkpoints" / "latest.json").read_text())["step"])
+        return int(json.loads((run_dir / "models" / name / "checkpoints" / "latest.json").read_text())["step"])
     except FileNotFoundError:
         return 0
 
 
 def training_processes(driver: int) -> list[psutil.Process]:
     """The driver's workers that train, the driver itself left out."""
-    family = psutil.Process(driver).children(recursive=True)
-    return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        # One that was killed before may not be gone yet.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
-@pytest.mark.parametrize("victim", [pytest.param("worker", marks=pytest.mark.slow), "driver"])
-def test_a_killed_worker_or_driver_costs_no_more_than_the_steps_since_the_last_checkpoint(
-    world: Path, tmp_path: Path, long_run: str, victim: str
+def test_a_killed_driver_costs_no_more_than_the_steps_since_the_last_checkpoint(
+    world: Path, tmp_path: Path, long_run: str
 ) -> None:
     run_dir = tmp_path / "run"
     command = [sys.executable, "-m", "bds", "finetune", str(write_spec(world, run_dir))]
@@ -123,27 +148,80 @@ def test_a_killed_worker_or_driver_costs_no_more_than_the_steps_since_the_last_c
     try:
         wait_until(lambda: checkpoint_step(run_dir) >= 2 * CHECKPOINT_STEPS, driver)
         family += psutil.Process(driver.pid).children(recursive=True)
-        if victim == "worker":
-            workers = training_processes(driver.pid)
-            assert workers
-            workers[0].kill()
-            _, errors = driver.communicate(timeout=240)
-            assert driver.returncode == 0, errors
-        else:
-            driver.send_signal(signal.SIGKILL)
-            driver.wait(timeout=60)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait(timeout=60)
     finally:
         end(family)
-    if victim == "driver":
-        assert not (run_dir / "models" / NAME / "receipt.json").exists()
-        again = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-        assert again.returncode == 0, again.stderr
-    result = result_of(run_dir)
-    assert result["weights_sha256"] == long_run
-    (resumed_from,) = result["resumed_from_steps"]
+    assert not (run_dir / "models" / NAME / "receipt.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 0, again.stderr
+    assert result_of(run_dir)["weights_sha256"] == long_run
+    expect_one_resume(run_dir, NAME)
+
+
+def expect_one_resume(run_dir: Path, name: str) -> None:
+    (resumed_from,) = result_of(run_dir, name)["resumed_from_steps"]
     assert resumed_from >= 2 * CHECKPOINT_STEPS
     assert resumed_from % CHECKPOINT_STEPS == 0
-    assert len(curve_of(run_dir)) == LONG_STEPS
+    assert len(curve_of(run_dir, name)) == LONG_STEPS
+
+
+SEEDS = [f"tiny/rows/plain/none/seed-{seed}" for seed in range(3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restarts", [2, 0], ids=["one death", "too many deaths"])
+def test_a_killed_worker_of_several_finetunes_costs_its_own_steps_or_only_the_one_that_it_dies_of(
+    world: Path, tmp_path: Path, restarts: int
+) -> None:
+    """Killed in the second of three: once, or every time that it trains it."""
+    run_dir, expected = tmp_path / "run", tmp_path / "expected"
+    blocks: dict[str, Any] = {"seeds": [0, 1, 2], "recipes": {"plain": LONG}}
+    run_finetunes(finetune_spec(world, expected, **blocks), local=True)
+    file = write_spec(world, run_dir, restarts=restarts, seeds=[0, 1, 2], resources={"concurrent": 1})
+    driver = subprocess.Popen([sys.executable, "-m", "bds", "finetune", str(file)], stderr=subprocess.PIPE, text=True)
+    family = [psutil.Process(driver.pid)]
+    step = 0
+    try:
+        for _ in range(1 if restarts else 2):
+            # The first is told of while the second is under way.
+            wait_until(lambda: ids_told(run_dir) == SEEDS[:1], driver)
+            wait_until(lambda step=step: checkpoint_step(run_dir, SEEDS[1]) >= step + 2 * CHECKPOINT_STEPS, driver)
+            family += psutil.Process(driver.pid).children(recursive=True)
+            (worker,) = training_processes(driver.pid)
+            worker.kill()
+            step = checkpoint_step(run_dir, SEEDS[1])
+            first = (run_dir / "models" / SEEDS[0] / "receipt.json").stat().st_mtime_ns
+        _, errors = driver.communicate(timeout=240)
+        assert driver.returncode == (0 if restarts else 4), errors
+    finally:
+        end(family)
+    finished = SEEDS if restarts else [SEEDS[0], SEEDS[2]]
+    for name in finished:
+        assert result_of(run_dir, name)["weights_sha256"] == result_of(expected, name)["weights_sha256"]
+    assert (run_dir / "models" / SEEDS[0] / "receipt.json").stat().st_mtime_ns == first
+    assert result_of(run_dir, SEEDS[0])["resumed_from_steps"] == []
+    assert sorted(ids_told(run_dir)) == SEEDS
+    if restarts:
+        expect_one_resume(run_dir, SEEDS[1])
+        return
+    assert not (run_dir / "models" / SEEDS[1] / "receipt.json").exists()
+    (failure,) = (event for event in events_of(run_dir) if event["event"] == "failure")
+    assert failure["id"] == SEEDS[1]
+    assert "died" in failure["reason"]
+
+
+def events_of(run_dir: Path) -> list[dict[str, Any]]:
+    """What the first attempt has told of its fine-tunes."""
+    try:
+        events = read_events(RunDirectory(str(run_dir)), 1)
+    except FileNotFoundError:
+        return []
+    return [event for event in events if event["event"] in {"finetune", "failure"}]
+
+
+def ids_told(run_dir: Path) -> list[str]:
+    return [str(event["id"]) for event in events_of(run_dir)]
 
 
 @pytest.mark.slow

@@ -89,6 +89,12 @@ def test_what_lies_elsewhere_is_noted(folder: Path) -> None:
             id="one worker",
         ),
         pytest.param(
+            ["resources.workers=2", "resources.finetunes_per_trainer=3"],
+            "field resources.finetunes_per_trainer: 3 fine-tunes cannot share a trainer of 2 workers, where one that "
+            "fails ends all the workers; set it to 1 or auto, or resources.workers to 1",
+            id="several fine-tunes of two workers",
+        ),
+        pytest.param(
             ["resources.sharding=fsdp2", "resources.workers=2", "mitigations=[none, ema]"],
             "field mitigations.ema: ema needs all weights in one process, which fsdp2 spreads over workers; set "
             "resources.sharding to ddp, or leave the mitigation out",
