@@ -363,7 +363,7 @@ def plan(
     """Say what a spec would do.
 
     Reads the datasets and prints rows, shards, passes and storage, samples and optimiser steps, or answers and
-    verdicts. Loads no model.
+    verdicts; of a study its steps, what they share, and the time and price of what is left. Loads no model.
     """
     from bds.spec.load import load_any_spec, spec_from_options
 
@@ -406,7 +406,9 @@ def validate(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(metavar="[audit|finetune|evaluate|moderate|recipe]")] = "audit") -> None:
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="[audit|finetune|evaluate|moderate|study|recipe]")] = "audit",
+) -> None:
     """Print the JSON Schema of a spec or a recipe, for editors."""
     from bds.spec.kinds import kind_named
 
