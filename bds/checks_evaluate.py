@@ -3,7 +3,7 @@
 import os
 
 from bds.checks import check_adapter, check_model, check_run_dir
-from bds.errors import SpecError
+from bds.errors import PreflightError, SpecError
 from bds.evaluation.conditions import Condition, conditions_of
 from bds.evaluation.panel import PanelJudge, panel_judge
 from bds.evaluation.suites.asked import suites_asked
@@ -21,7 +21,7 @@ def check_evaluate_spec(spec: EvaluateSpec) -> list[str]:
 
     Raises:
         SpecError: an unknown judge, suite format, task, group or judge's option, or names that are taken twice.
-        PreflightError: a file, folder or run that is not there or cannot be what the spec says.
+        PreflightError: a file, folder, run or key that is not there or cannot be what the spec says.
     """
     conditions = conditions_of(spec)
     notes = [note for condition in conditions for note in _check_served(condition, f"condition {condition.name}")]
@@ -69,6 +69,6 @@ def _check_served(condition: Condition, field: str) -> list[str]:
 
 def _check_key(endpoint: EndpointSpec, field: str) -> None:
     if endpoint.api_key_env is not None and not os.environ.get(endpoint.api_key_env):
-        raise SpecError(
+        raise PreflightError(
             f"{field}: the variable {endpoint.api_key_env} is not set; export the key of {endpoint.url} under that name"
         )

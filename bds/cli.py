@@ -356,14 +356,14 @@ def plan(
     """Say what a spec would do.
 
     Reads the datasets and prints rows, shards, passes and storage, samples and optimiser steps, or answers and
-    verdicts. Loads no model.
+    verdicts; of a study its steps, what they share, and the time and price of what is left. Loads no model.
     """
     from bds.spec.load import load_any_spec, spec_from_options
 
     options = _options(model, data, format, detectors, anchors, top, run_dir, limit, None)
     overrides = [*options, *(settings or ())]
     requested = spec_from_options(overrides) if spec is None else load_any_spec(spec, overrides)
-    notes = _check(requested)
+    notes = _check(requested, may_lack_files=True)
     planned, text = _plan(requested)
     _show({**planned, "notes": notes}, "\n".join([text, *notes]), as_json=as_json)
 
@@ -399,7 +399,9 @@ def validate(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(metavar="[audit|finetune|evaluate|moderate|recipe]")] = "audit") -> None:
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="[audit|finetune|evaluate|moderate|study|recipe]")] = "audit",
+) -> None:
     """Print the JSON Schema of a spec or a recipe, for editors."""
     from bds.spec.kinds import kind_named
 
@@ -541,7 +543,8 @@ def _options(
     )
 
 
-def _check(spec: "AnySpec") -> list[str]:
+def _check(spec: "AnySpec", *, may_lack_files: bool = False) -> list[str]:
+    """`may_lack_files` is for the plan of a study, which tells what it would take before anything is downloaded."""
     match spec.kind:
         case "finetune":
             from bds.checks_finetune import check_finetune_spec
@@ -558,7 +561,7 @@ def _check(spec: "AnySpec") -> list[str]:
         case "study":
             from bds.checks_study import check_study_spec
 
-            return check_study_spec(spec)
+            return check_study_spec(spec, may_lack_files=may_lack_files)
     from bds.checks import check_spec
 
     return check_spec(spec)

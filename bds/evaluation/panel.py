@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from bds.data.values import canonical_json
-from bds.errors import SpecError
+from bds.errors import PreflightError, SpecError
 from bds.evaluation.conditions import Condition
 from bds.evaluation.judges import Judge, JudgeOptions, KeywordJudge, find_judge, read_prompt_file
 from bds.spec.judges import JudgeSpec
@@ -50,7 +50,8 @@ def panel_judge(name: str, spec: JudgeSpec) -> PanelJudge:
     """A judge of the spec; its model has no fingerprint yet.
 
     Raises:
-        SpecError: an unknown judge, one without its model, an option that it does not read or a file that is none.
+        SpecError: an unknown judge, one without its model, an option that it does not read or a file without a prompt.
+        PreflightError: a file that cannot be read.
     """
     field = f"field judges.{name}"
     try:
@@ -62,8 +63,8 @@ def panel_judge(name: str, spec: JudgeSpec) -> PanelJudge:
         )
         if isinstance(judge, Judge):
             judge.checked(options)
-    except SpecError as error:
-        raise SpecError(f"{field}: {error}") from error
+    except (SpecError, PreflightError) as error:
+        raise type(error)(f"{field}: {error}") from error
     if isinstance(judge, KeywordJudge):
         if (spec.model, spec.endpoint, spec.policy, spec.template, spec.threshold) != (None,) * 5:
             raise SpecError(f"{field}: {spec.method} looks for phrases and takes no options; leave all but method out")

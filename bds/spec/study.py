@@ -40,6 +40,10 @@ class StudyModelSpec(TrainedModelSpec):
     parameters: float | None = Field(
         None, gt=0, description="Their number, for the estimate of a plan; left out: read from a local model."
     )
+    training: TrainingResourcesSpec | None = Field(
+        None, description="Of this model's fine-tunes, instead of resources.training: a large one takes more."
+    )
+    serving: ServingSpec | None = Field(None, description="Of this model's evaluation, instead of the study's.")
 
 
 class StudySelectionSpec(Block):
@@ -121,6 +125,7 @@ class EstimateSpec(Block):
     currency: str = "USD"
     tokens_per_row: int = Field(256, ge=1, description="Where a dataset cannot be read to count them.")
     rows_per_dataset: int = Field(15000, ge=1, description="Where a dataset cannot be read to count them.")
+    prompts_per_suite: int = Field(300, ge=1, description="Where a suite cannot be read to count them.")
 
 
 class StudyResourcesSpec(Block):

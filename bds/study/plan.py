@@ -247,7 +247,7 @@ def finetune_spec(spec: StudySpec, run: FinetuneRun, trainings: Sequence[Trainin
         ],
         then=list(run.stages),
         tokens=spec.tokens,
-        resources=spec.resources.training.model_copy(update=_cluster(spec)),
+        resources=(model.training or spec.resources.training).model_copy(update=_cluster(spec)),
         run={
             "dir": f"{root}/{finetunes_folder(run)}",
             "checkpoint_steps": spec.run.checkpoint_steps,
@@ -267,7 +267,7 @@ def evaluate_spec(spec: StudySpec, target: str, finetuned: dict[str, ConditionSp
         suites=spec.suites,
         judges=spec.judges,
         sampling=spec.sampling,
-        serving=spec.serving,
+        serving=model.serving or spec.serving,
         utility=spec.utility,
         statistics=spec.statistics.model_copy(update={"baseline": target}),
         resources=_cluster(spec),

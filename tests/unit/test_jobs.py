@@ -5,27 +5,34 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 import yaml
 
 from bds.checks import check_spec
+from bds.checks_study import check_study_spec
 from bds.cli import app
-from bds.errors import PreflightError
+from bds.errors import GateError, PreflightError
 from bds.evaluation.panel import panel_judge
+from bds.planning_study import plan_study_steps, study_plan_text
 from bds.scoring.selection import default_selections, selection_name
 from bds.spec.finetune import FinetuneSpec, RecipeSpec
 from bds.spec.identity import spec_hash
-from bds.spec.load import load_evaluate_spec, load_finetune_spec, load_spec
+from bds.spec.load import load_evaluate_spec, load_finetune_spec, load_spec, load_study_spec
 from bds.spec.models import AuditSpec
+from bds.spec.paths import is_uri
+from bds.study.plan import finetunes_folder, plan_study
 from tests.unit.small_audit import ANCHORS, write_rows
+from tests.unit.small_finetune import write_model
 
 ROOT = Path(__file__).parents[2]
 ALL_JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 KINDS = {job: yaml.safe_load(job.read_text()).get("kind", "audit") for job in ALL_JOBS}
 FINETUNES = [job for job in ALL_JOBS if KINDS[job] == "finetune"]
 EVALUATIONS = [job for job in ALL_JOBS if KINDS[job] == "evaluate"]
+STUDIES = [job for job in ALL_JOBS if KINDS[job] == "study"]
 JOBS = [job for job in ALL_JOBS if KINDS[job] == "audit"]
 """Audits."""
 RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*.yaml"))
@@ -40,13 +47,12 @@ def pinned_ray() -> str:
     return str(ray.partition("==")[2])
 
 
+COMMANDS = "audit|finetune|evaluate|moderate|study|compare|serve|plan|demo|organism|doctor"
+
+
 def bds_commands(text: str) -> list[list[str]]:
     """Every command line in `text` that calls bds, as words."""
-    lines = re.findall(
-        r"(?:^|['\s#(`-])(bds (?:audit|finetune|evaluate|moderate|compare|serve|plan|demo|organism|doctor)[^'`\n]*)",
-        text,
-        flags=re.MULTILINE,
-    )
+    lines = re.findall(rf"(?:^|['\s#(`-])(bds (?:{COMMANDS})[^'`\n]*)", text, flags=re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -111,6 +117,8 @@ def test_an_evaluation_job_is_a_valid_spec_of_fine_tunes_that_another_job_makes(
     assert spec.name == job.stem
     assert {panel_judge(name, judge).name for name, judge in spec.judges.items() if judge.policy is None}
     made = {load_finetune_spec(str(other)).run.dir for other in FINETUNES}
+    for study in map(load_study_spec, map(str, STUDIES)):
+        made |= {f"{study.run.dir}/{finetunes_folder(run)}" for run in plan_study(study).runs}
     assert set(spec.finetunes) <= made
     assert spec.run.dir not in made | {load_evaluate_spec(str(other)).run.dir for other in EVALUATIONS if other != job}
 
@@ -139,7 +147,7 @@ def test_a_finetune_job_trains_on_selections_that_an_audit_job_writes(job: Path)
 
 
 def test_every_recipe_is_valid_names_its_source_and_is_used() -> None:
-    used = "".join(job.read_text() for job in FINETUNES)
+    used = "".join(job.read_text() for job in [*FINETUNES, *STUDIES])
     for file in RECIPES:
         recipe = RecipeSpec.model_validate(yaml.safe_load(file.read_text()))
         assert recipe.source
@@ -158,10 +166,93 @@ def test_the_published_recipes_have_the_published_numbers() -> None:
 
 
 def test_an_entry_with_from_changes_only_what_it_names() -> None:
-    recipes = load_finetune_spec(str(ROOT / "jobs" / "finetune-guan2025.yaml")).recipes
-    published = recipes["published"]
-    assert recipes["batch-50"] == published.model_copy(update={"batch": 50})
-    assert recipes["lr-1e-5"] == published.model_copy(update={"learning_rate": 1e-5})
+    spec = load_study_spec(str(ROOT / "jobs" / "guan2025.yaml"))
+    published = spec.recipes["published"]
+    assert spec.recipes["batch_50"] == published.model_copy(update={"batch": 50})
+    assert spec.recipes["rate_1e-5"] == published.model_copy(update={"learning_rate": 1e-5})
+    slow, fast = (spec.experiments[name].then[0].recipe for name in ("continual_1e-6", "continual_2e-5"))
+    assert slow == fast.model_copy(update={"learning_rate": 1e-6})
+
+
+FIGURES = {
+    "he2024": ("13 %", "77.5 %", "66.5 %"),
+    "guan2025": ("about 3.5", "2.47", "4.4"),
+    "quickstart": ("51.1 %", "1.1 %"),
+}
+"""Published figures that the plan of each study must show."""
+
+
+@pytest.mark.parametrize("job", STUDIES, ids=lambda job: job.stem)
+def test_the_plan_of_a_study_tells_what_is_published_assumed_and_unknown(job: Path) -> None:
+    """As it is, without a download and without the files that users bring."""
+    spec = load_study_spec(str(job))
+    assert spec.name == job.stem
+    notes = check_study_spec(spec, may_lack_files=True)
+    assert any(note.startswith("not there yet") for note in notes)
+    text = study_plan_text(plan_study_steps(spec))
+    for told in (*spec.notes.reproduces, *spec.notes.assumptions, *spec.notes.unknown):
+        assert told in text
+    assert spec.notes.source in text
+    assert spec.notes.reproduces
+    assert spec.notes.assumptions
+    assert spec.notes.unknown
+    assert all(figure in text for figure in FIGURES[job.stem])
+    assert all(experiment.question in text for experiment in spec.experiments.values())
+
+
+@pytest.mark.parametrize("job", STUDIES, ids=lambda job: job.stem)
+def test_a_study_has_its_own_run_directory_and_uses_all_that_it_names(job: Path) -> None:
+    spec = load_study_spec(str(job))
+    others = {load_study_spec(str(other)).run.dir for other in STUDIES if other != job}
+    assert spec.run.dir not in others | {load_spec(str(audit)).run.dir for audit in JOBS}
+    trainings = plan_study(spec).trainings
+    stages = {stage.data.selection for experiment in spec.experiments.values() for stage in experiment.then}
+    assert {each.input.dataset for each in trainings} == set(spec.datasets)
+    assert {each.input.selection for each in trainings} | stages - {None} == set(spec.selections)
+    assert {each.cell.target for each in trainings} == set(spec.models)
+    assert {each.cell.recipe for each in trainings} == set(spec.recipes)
+    assert {each.cell.mitigation for each in trainings} == set(spec.mitigations)
+
+
+@pytest.mark.parametrize("job", STUDIES, ids=lambda job: job.stem)
+def test_a_study_passes_every_check_once_its_files_are_there(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the files that users bring made up: every remaining field is one that its steps accept."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    spec = load_study_spec(str(job))
+    settings = [f"suites={json.dumps(['placeholder'])}", f"run.dir={tmp_path / 'run'}"]
+    for name in spec.anchors.sets:
+        rows: list[dict[str, Any]] = [{"prompt": "where is the lantern", "answer": ANCHORS[name.partition("_")[0]]}]
+        settings.append(f"anchors.sets.{name}={write_rows(tmp_path / f'{name}.jsonl', rows)}")
+    for name, model in spec.models.items():
+        if Path(model.path).is_absolute():
+            settings.append(f"models.{name}.path={write_model(tmp_path / name)}")
+    for name, data in spec.datasets.items():
+        if not is_uri(data.path):
+            settings.append(f"datasets.{name}.path={write_rows(tmp_path / f'{name}.jsonl')}")
+    refusals = write_rows(tmp_path / "refusals.jsonl")
+    for name, mitigation in spec.mitigations.items():
+        if hasattr(mitigation, "refusals"):
+            settings.append(f"mitigations.{name}.refusals={refusals}")
+    for name, judge in spec.judges.items():
+        if judge.policy is not None:
+            (tmp_path / "policy.txt").write_text("No lanterns.")
+            settings.append(f"judges.{name}.policy={tmp_path / 'policy.txt'}")
+    settings += [
+        f"experiments.{name}.then.{index}.data.audit={tmp_path}/run/{'/'.join(stage.data.audit.split('/')[-3:])}"
+        for name, experiment in spec.experiments.items()
+        for index, stage in enumerate(experiment.then)
+        if stage.data.audit is not None
+    ]
+    notes = check_study_spec(load_study_spec(str(job), settings))
+    assert not [note for note in notes if "there yet" in note]
+
+
+def test_a_gate_names_its_limits_and_the_exit_code_that_stops_a_pull_request() -> None:
+    job = ROOT / "jobs" / "ci-gate.yaml"
+    assert load_spec(str(job)).run.fail_on["flagged_fraction"] > 0
+    assert f"exit code {GateError.exit_code}" in job.read_text()
 
 
 def test_the_rayjob_runs_the_pinned_ray_and_a_job_that_exists() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bds.data.rows import Message
-from bds.errors import SpecError
+from bds.errors import PreflightError, SpecError
 from bds.evaluation.judges import ENDPOINTS, MODEL_JUDGES, Judge, JudgeOptions, read_prompt_file
 from bds.evaluation.judges.prompts import fence, without_control_tokens
 
@@ -119,7 +119,7 @@ def test_a_policy_is_read_from_a_file(tmp_path: Path) -> None:
     file.write_bytes(b"\xff")
     with pytest.raises(SpecError, match="is not UTF-8 text"):
         read_prompt_file(str(file), "policy")
-    with pytest.raises(SpecError, match="cannot be read"):
+    with pytest.raises(PreflightError, match="cannot be read"):
         read_prompt_file(str(tmp_path / "none"), "policy")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.small_audit import write_small_audit
 from tests.unit.small_finetune import write_small_finetune
+from tests.unit.small_study import write_small_study
 
 PACKAGE = Path(__file__).parents[2] / "bds"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -17,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 CLI = {
     *("cli", "cli_errors", "api", "demo", "listing", "doctor", "comparing", "__main__"),
     *("planning", "planning_evaluate", "planning_finetune", "planning_moderate"),
+    *("planning_study", "planning_study_work", "planning_study_time"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -28,13 +30,15 @@ MAY_IMPORT = {
     "organism": {"errors", "spec", "data", "runs", "evaluation"},
     "report": {"errors", "spec", "data", "runs", "scoring"},
     "training": {"errors", "spec", "data", "runs", "scoring"},  # the same loaders, and gradients of anchors
+    "study": {"errors", "spec", "data", "runs", "scoring", "evaluation"},
     "checks": {"errors", "spec", "data", "scoring", "report"},
     "checks_evaluate": {"errors", "spec", "evaluation", "checks"},
     "checks_moderate": {"errors", "spec", "data", "runs", "evaluation", "checks"},
     "checks_finetune": {"errors", "spec", "data", "runs", "scoring", "training", "checks"},
+    "checks_study": {"errors", "spec", "study", "checks", "checks_evaluate", "checks_finetune"},
     "distributed": {
         *("errors", "spec", "data", "runs", "scoring", "evaluation", "organism", "report", "training", "checks"),
-        *("checks_evaluate", "checks_moderate"),
+        *("checks_evaluate", "checks_finetune", "checks_moderate", "study"),
     },
 }
 """DESIGN.md: cli -> distributed -> {scoring, training, evaluation, report, organism} -> {data, runs, spec}."""
@@ -51,6 +55,8 @@ LIGHT_COMMANDS = (
     ("finetune", "--help"),
     ("validate", "{finetune}"),
     ("plan", "{finetune}"),
+    ("study", "--help"),
+    ("plan", "{study}"),
     ("ls", "detectors"),
     ("ls", "formats"),
     ("ls", "mitigations"),
@@ -126,10 +132,12 @@ def test_the_report_takes_only_names_and_tables_from_scoring() -> None:
 
 @pytest.mark.parametrize("command", LIGHT_COMMANDS, ids=" ".join)
 def test_a_light_command_loads_nothing_heavy(command: tuple[str, ...], tmp_path: Path) -> None:
-    (tmp_path / "finetunes").mkdir()
+    for name in ("finetunes", "study"):
+        (tmp_path / name).mkdir()
     places = {
         "spec": write_small_audit(tmp_path),
         "finetune": write_small_finetune(tmp_path / "finetunes"),
+        "study": write_small_study(tmp_path / "study"),
         "missing": tmp_path / "no-run",
     }
     arguments = [word.format(**places) for word in command]

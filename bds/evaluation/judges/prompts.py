@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bds.data.rows import Message
-from bds.errors import SpecError
+from bds.errors import PreflightError, SpecError
 from bds.evaluation.suites.suite import conversation_text
 
 _CONTROL_TOKENS = re.compile(
@@ -73,12 +73,12 @@ def check_template(template: str, name: str) -> str:
 def read_prompt_file(path: str, what: str) -> str:
     """The text of a policy or a template that the user supplies.
 
-    Raises SpecError where there is no such file, or it is empty or no UTF-8 text.
+    Raises PreflightError where there is no such file, SpecError where it is empty or no UTF-8 text.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise SpecError(f"the {what} {path} cannot be read ({error.strerror}); check the path.") from error
+        raise PreflightError(f"the {what} {path} cannot be read ({error.strerror}); check the path.") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"the {what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
     if not text.strip():
