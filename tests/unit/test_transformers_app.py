@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from bds.evaluation.client import Client
 from bds.evaluation.engines.canary import check_canary, largest_difference
 from bds.evaluation.engines.plan import EnginePlan, EngineSettings, ServedModel, engine_plans
 from bds.evaluation.engines.transformers_app import TransformersApp, create_app
+from bds.evaluation.engines.transformers_engine import TransformersEngine
 from bds.evaluation.generation import greedy_answers
 from tests.served_models import OTHER_TEMPLATE, greedy, load, logprobs, write_models
 from tests.tiny_chat import byte_tokenizer
@@ -82,6 +84,33 @@ def test_greedy_answers_of_all_names_at_once_are_those_of_transformers(
         assert body["usage"] == {
             "prompt_tokens": len(ids), "completion_tokens": len(expected), "total_tokens": len(ids) + len(expected)
         }  # fmt: skip
+
+
+def test_a_request_may_come_while_other_weights_are_loaded(
+    app: TransformersApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_now = TransformersEngine._load
+
+    def load_slowly(engine: TransformersEngine, weights: tuple[str, str | None]) -> Any:
+        time.sleep(0.4)
+        return load_now(engine, weights)
+
+    monkeypatch.setattr(TransformersEngine, "_load", load_slowly)
+
+    async def send() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here", timeout=60) as client:
+
+            async def ask_after(seconds: float, model: str) -> int:
+                await asyncio.sleep(seconds)
+                body = {"model": model, "prompt": "hi", "max_tokens": 2, "temperature": 0}
+                return (await client.post("/v1/completions", json=body)).status_code
+
+            # The second comes when the weights of the first are half there, whichever were in memory before.
+            return await asyncio.gather(
+                *[ask_after(0.2 * place, name) for place, name in enumerate(("tuned", "base", "tuned", "base"))]
+            )
+
+    assert asyncio.run(send()) == [200] * 4
 
 
 def test_prompts_as_text_as_tokens_and_several_of_each_are_the_same(
