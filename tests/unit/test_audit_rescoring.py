@@ -4,7 +4,9 @@ The model's weights are away while that is shown.
 """
 
 import contextlib
+import itertools
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from bds.distributed import audit as audit_module
 from bds.distributed.audit import AuditResult, run_audit
@@ -19,10 +22,12 @@ from bds.errors import BdsError, PreflightError, SpecError
 from bds.report.archive import load_inputs, rewrite_report
 from bds.runs.directory import RunDirectory
 from bds.runs.receipts import part_path
+from bds.scoring.collection import Collection
 from bds.scoring.stages import load_scorer
 from bds.spec.document import Document
+from bds.spec.identity import spec_diff
 from bds.spec.load import build_spec
-from bds.spec.models import AuditSpec
+from bds.spec.models import AuditSpec, DetectorSpec
 from tests.tiny_chat import tiny_chat
 from tests.unit.small_audit import write_rows
 
@@ -164,12 +169,13 @@ def test_fewer_detectors_and_back(world: Path, tmp_path: Path, fresh: Callable[[
     """A forward pass alone may give a loss other last bits than one with a backward pass, so numbers are close here."""
     run_dir = tmp_path / "run"
     audit(world, run_dir, FIRST)
+    audited = fresh("fewer")
     with without_weights(world):
         result, _ = audit(world, run_dir, FEWER)
-        expected = pl.read_parquet(fresh("fewer") / "scores.parquet")
-        pl.testing.assert_frame_equal(result.scores, expected, rel_tol=1e-5)
-        assert set(tables(run_dir)) == set(tables(fresh("fewer")))
-        assert result.components.columns == pl.read_parquet(fresh("fewer") / "components.parquet").columns
+        expected = pl.read_parquet(audited / "scores.parquet")
+        assert_frame_equal(result.scores, expected, rel_tol=1e-5)
+        assert set(tables(run_dir)) == set(tables(audited))
+        assert result.components.columns == pl.read_parquet(audited / "components.parquet").columns
         audit(world, run_dir, FIRST)
     assert tables(run_dir) == tables(fresh("first"))
     back, first = (load_inputs(RunDirectory(str(run))) for run in (run_dir, fresh("first")))
@@ -211,6 +217,44 @@ def test_a_detector_that_needs_what_was_not_collected_is_refused(
         audit(world, run_dir, [*FEWER, detector])
     assert f"({needs} that run did not collect); give another run.dir, or --fresh" in str(refused.value)
     assert {**tables(run_dir), "spec": (run_dir / "spec.resolved.json").read_bytes()} == before
+
+
+@pytest.mark.parametrize(
+    ("detector", "chosen", "missing"),
+    [
+        ({"name": "larf", "probe_prompts": "/p"}, {}, []),
+        ({"name": "larf", "probe_prompts": "/q"}, {}, ["LARF's layer chosen by /q"]),
+        ({"name": "larf", "layer": 3}, {}, ["hidden states of layer 3"]),
+        ({"name": "larf", "layer": 3}, {"larf": 3}, []),
+        ({"name": "larf", "layer": 2}, {"larf": 3}, []),
+        ({"name": "compliance_shift", "layer": 1}, {"compliance_shift": 1}, []),
+        ({"name": "compliance_shift", "layer": 1}, {}, ["comply-minus-refuse direction of layer 1"]),
+        ({"name": "compliance_shift"}, {"compliance_shift": 1}, []),
+        ({"name": "self_influence_n", "scale": "raw"}, {}, ["gradient norm"]),
+        ({"name": "bm25"}, {}, []),
+        ({"name": "rank_average", "of": ["bm25", "loss"]}, {}, []),
+    ],
+    ids=str,
+)
+def test_what_a_collection_lacks_for_a_detector(
+    detector: dict[str, Any], chosen: dict[str, int], missing: list[str]
+) -> None:
+    collection = Collection(
+        gradients=False,
+        anchor_gradients=False,
+        hidden_layers=(2,),
+        probe_prompts="/p",
+        compliance=True,
+        compliance_layer=None,
+    )
+    assert collection.missing_for(DetectorSpec.model_validate(detector), chosen) == missing
+
+
+@pytest.mark.parametrize("chosen", [{}, {"compliance_shift": 2}], ids=str)
+def test_a_layer_that_was_named_is_not_the_one_that_the_anchors_would_choose(chosen: dict[str, int]) -> None:
+    collection = Collection(True, True, (2,), None, compliance=True, compliance_layer=2)
+    missing = collection.missing_for(DetectorSpec(name="compliance_shift"), chosen)
+    assert missing == ["comply-minus-refuse direction of the layer that the anchors choose"]
 
 
 def test_what_the_components_rest_on_is_refused_and_named_beside_changed_detectors(
@@ -256,9 +300,10 @@ def test_a_half_finished_run_goes_on_collecting_what_it_began_with(
 
         return two_shards
 
-    with monkeypatch.context() as loading, pytest.raises(BdsError, match="the power is cut"):
+    with monkeypatch.context() as loading:
         loading.setattr(audit_module, "load_scorer", load_and_stop)
-        audit(world, run_dir, FIRST)
+        with pytest.raises(BdsError, match="the power is cut"):
+            audit(world, run_dir, FIRST)
     first_shard = (run_dir / part_path("components", 0)).read_bytes()
 
     _, said = audit(world, run_dir, FEWER)
@@ -273,62 +318,66 @@ def test_a_half_finished_run_goes_on_collecting_what_it_began_with(
     assert tables(run_dir) == tables(fresh("first"))
 
 
-def test_a_kill_at_any_write_leaves_nothing_mixed_and_the_next_run_ends_as_a_fresh_one(
-    world: Path, tmp_path: Path, fresh: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+def test_a_kill_at_any_step_leaves_nothing_mixed_and_the_next_run_ends_as_a_fresh_one(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stops before the first write of the rescoring, before the second, and so on, and asks for the other spec."""
-    run_dir = tmp_path / "run"
-    audit(world, run_dir, FIRST)
-    asked = [("more", MORE), ("first", FIRST)]
-    # The fifth to the last: the lease, the manifest and the log come before and after.
-    stopped_in_results = 0
-    for stop_at in range(40):
-        name, detectors = asked[stop_at % 2]
-        other, other_detectors = asked[(stop_at + 1) % 2]
-        if not stop_before(stop_at, monkeypatch, lambda detectors=detectors: audit(world, run_dir, detectors)):
+    """Stops before the first file that the rescoring deletes or writes, before the second, and so on."""
+    asked = {"before": ["self_influence"], "after": ["self_influence", "loss"]}
+    selected = {name: [{"kind": "top", "detector": detectors[-1], "count": 3}] for name, detectors in asked.items()}
+    for name in asked:
+        audit(world, tmp_path / name, asked[name], select=selected[name])
+    results_gone = results_whole = 0
+    for stop_at in itertools.count():
+        run_dir = tmp_path / f"run {stop_at}"
+        shutil.copytree(tmp_path / "before", run_dir)
+        with stopping_before(stop_at, monkeypatch) as stopped:
+            audit(world, run_dir, asked["after"], select=selected["after"])
+        if not stopped:
             break
+        run = RunDirectory(str(run_dir))
         try:
-            shown = load_inputs(RunDirectory(str(run_dir)))
+            shown = load_inputs(run)
         except FileNotFoundError:
-            stopped_in_results += 1
+            results_gone += 1
             with pytest.raises(PreflightError, match="holds no finished run"):
-                rewrite_report(str(run_dir))
+                rewrite_report(run.uri)
         else:
-            assert shown.spec == json.loads((run_dir / "spec.resolved.json").read_text())
-            assert {f"score.{detector['label']}" for detector in shown.detectors} == {
-                column for column in shown.scores.columns if column.startswith("score.")
-            }
-        audit(world, run_dir, other_detectors)
-        assert tables(run_dir) == tables(fresh(other))
-    else:
-        pytest.fail("the rescoring never came to its end")
-    assert stopped_in_results > 10
+            results_whole += 1
+            frozen = AuditSpec.model_validate(run.read_json("spec.resolved.json"))
+            assert spec_diff(AuditSpec.model_validate(shown.spec), frozen) == []
+            scored = {name for name in shown.scores.columns if name.startswith("score.")}
+            assert scored == {f"score.{detector['label']}" for detector in shown.detectors}
+        asked_next = ("after", "before")[stop_at % 2]
+        with without_weights(world):
+            audit(world, run_dir, asked[asked_next], select=selected[asked_next])
+        assert tables(run_dir) == tables(tmp_path / asked_next)
+    assert results_gone > 10
+    assert results_whole == 3, "before anything is deleted, and with all but metrics.json and report.html written"
 
 
 class PowerCut(BaseException):
     """Nothing catches it."""
 
 
-def stop_before(count: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> bool:
-    """Whether `act` came to its write or deletion number `count`, of files outside the lease and the logs."""
-    done = 0
+@contextlib.contextmanager
+def stopping_before(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Stops the block at its step of that number and tells in which file; the block has fewer where none is told."""
+    steps = 0
+    stopped: list[str] = []
 
-    def counted(method: Callable[..., None]) -> Callable[..., None]:
-        def stop_or_act(run: RunDirectory, name: str, *content: bytes) -> None:
-            nonlocal done
-            if name.startswith(("selections/", "report", "stages/")) or name.endswith(("parquet", "s.json", "d.json")):
-                if done == count:
+    def counted(act: Callable[..., None]) -> Callable[..., None]:
+        def act_or_stop(run: RunDirectory, name: str, *content: bytes) -> None:
+            nonlocal steps
+            if not name.startswith(("lease", "manifest")):
+                if steps == step:
+                    stopped.append(name)
                     raise PowerCut
-                done += 1
-            method(run, name, *content)
+                steps += 1
+            act(run, name, *content)
 
-        return stop_or_act
+        return act_or_stop
 
-    with monkeypatch.context() as storage:
-        for name in ("write_bytes", "delete"):
-            storage.setattr(RunDirectory, name, counted(getattr(RunDirectory, name)))
-        try:
-            act()
-        except PowerCut:
-            return True
-    return False
+    with monkeypatch.context() as storage, contextlib.suppress(PowerCut):
+        for method in ("write_bytes", "delete"):
+            storage.setattr(RunDirectory, method, counted(getattr(RunDirectory, method)))
+        yield stopped
