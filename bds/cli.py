@@ -77,7 +77,8 @@ def audit(
 ) -> None:
     """Audit a dataset and write the report.
 
-    Every row is scored, the selections are written as datasets. Run again, it goes on where it stopped.
+    Every row is scored, the selections are written as datasets. Run again, it goes on where it stopped; other detectors
+    or selections then need no model where they are formulas over what was collected.
     """
     from bds.spec.load import load_spec, spec_from_options
 

@@ -1,6 +1,7 @@
 """The audit: freeze what is asked, prepare the anchors once, score the shards, then everything that is a formula.
 
-Each step finds its own finished work in the run directory, so that running the same command again resumes.
+Each step finds its own finished work in the run directory, so that running the same command again resumes. Shards hold
+components, which other detectors and selections are formulas over: where those change, finished shards stay.
 """
 
 import functools
@@ -8,7 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +21,7 @@ from bds.data.reader import Dataset, open_dataset, read_rows
 from bds.data.rows import SCORED_STATUSES
 from bds.data.tokens import check_template
 from bds.distributed.outcome import exit_error
-from bds.distributed.results import write_results
+from bds.distributed.results import TOKEN_SHARES, delete_results, write_results
 from bds.distributed.workers import Workers, open_workers
 from bds.errors import BdsError, PreflightError, SpecError
 from bds.report.archive import load_inputs, write_archived_report
@@ -30,14 +31,22 @@ from bds.runs.events import EventLog
 from bds.runs.execute import ShardFailure
 from bds.runs.kind import SPEC, expect_kind
 from bds.runs.lease import Lease
-from bds.runs.plan import Plan, read_plan, write_plan
+from bds.runs.plan import Plan, Shard, read_plan, write_plan
 from bds.runs.progress import Meter, show_progress
 from bds.runs.receipts import Receipt, read_parts, remaining, valid_receipts
 from bds.scoring.checks import check_detectors, check_selections
+from bds.scoring.collection import Collection
 from bds.scoring.loading import load_configuration, load_tokenizer
 from bds.scoring.passes import Passes, plan_passes, roles_of
-from bds.scoring.stages import decoder_blocks, load_scorer, prepare_anchors, read_spec
-from bds.spec.identity import spec_diff, spec_hash
+from bds.scoring.stages import (
+    decoder_blocks,
+    load_scorer,
+    prepare_anchors,
+    read_collection,
+    read_spec,
+    write_collection,
+)
+from bds.spec.identity import components_diff, components_hash, spec_diff, spec_hash
 from bds.spec.models import AuditSpec
 
 INPUTS = "inputs.json"
@@ -79,7 +88,7 @@ def run_audit(
         report: called with one line of progress at a time.
 
     Raises:
-        SpecError: the directory holds a run of another spec.
+        SpecError: the directory holds a run of another spec, whose components do not serve this one.
         PreflightError: data, model, anchors, storage or resources cannot do it.
         BdsError: the run failed.
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
@@ -90,11 +99,14 @@ def run_audit(
         clock = time.perf_counter()
         prepared = _prepare(spec, run, report)
         attempt.begin(report)
-        with open_workers(spec, run, prepared.plan, local=local, report=report) as workers:
+        # A cluster is there for the model's work; where none is left, nothing need wait for its resources.
+        local = local or not _needs_model(run, prepared)
+        with open_workers(spec, run, shards=len(prepared.waiting), local=local, report=report) as workers:
             facts = _anchor_stage(run, prepared, workers, report)
             _score_stage(run, prepared, workers, attempt.lease, attempt.log, report)
             seconds = time.perf_counter() - clock
             finished = _finish_facts(spec, prepared, facts, attempt.started, seconds, attempt.command)
+            _adopt(spec, run)
             _write_tables(run, spec, prepared, facts, finished, workers, report)
     return read_result(spec)
 
@@ -120,7 +132,10 @@ class _Prepared:
     """What is fixed before any model loads."""
 
     plan: Plan
+    waiting: list[Shard]
+    """Those that have to be scored."""
     passes: Passes
+    collected: Collection
     dataset: Dataset
     anchors: dict[str, list[AnchorSample]]
     inputs: dict[str, str]
@@ -142,54 +157,105 @@ def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) 
         report(f"warning: {warning}")
     inputs = {"data": fingerprint(spec.data.path, split=spec.data.split, subset=spec.data.subset)}
     inputs |= {f"anchors.sets.{name}": fingerprint(entry.path) for name, entry in spec.anchors.sets.items()}
-    plan = _begin_or_resume(spec, run, dataset, inputs, report)
-    return _Prepared(plan, passes, dataset, anchors, inputs, warnings)
+    plan = read_plan(run)
+    begun = plan is not None
+    if plan is not None:
+        _check_same_components(spec, run, inputs)
+    else:
+        plan = _begin(spec, run, passes.collection, dataset, inputs)
+    waiting = remaining(plan, run)
+    prepared = _Prepared(plan, waiting, passes, read_collection(run), dataset, anchors, inputs, warnings)
+    if begun:
+        _check_covered(run, prepared)
+        report(_resumption(spec, run, prepared))
+    else:
+        report(f"{plan.rows:,} rows in {len(plan.shards)} shards")
+    return prepared
 
 
-def _begin_or_resume(
-    spec: AuditSpec, run: RunDirectory, dataset: Dataset, inputs: dict[str, str], report: Callable[[str], None]
+def _begin(
+    spec: AuditSpec, run: RunDirectory, collection: Collection, dataset: Dataset, inputs: dict[str, str]
 ) -> Plan:
-    if (plan := read_plan(run)) is not None:
-        differences = spec_diff(read_spec(run), spec)
-        if differences:
-            raise SpecError(
-                f"{run.uri} holds a run of another spec ({'; '.join(differences[:4])}); give another run.dir, "
-                "or --fresh to delete that run"
-            )
-        changed = [name for name, digest in run.read_json(INPUTS).items() if inputs.get(name) != digest]
-        if changed:
-            raise PreflightError(
-                f"the file of {changed[0]} changed since the run in {run.uri} began; restore it, or give --fresh "
-                "to start anew"
-            )
-        done = len(valid_receipts(plan, run))
-        report(f"resuming: {done} of {len(plan.shards)} shards are done")
-        return plan
     run.write_json(SPEC, spec.model_dump(mode="json"))
     run.write_json(INPUTS, inputs)
-    plan = write_plan(
+    write_collection(run, collection)
+    return write_plan(
         run,
         read_rows(spec.data),
         rows_per_shard=spec.run.rows_per_shard,
-        spec_sha256=spec_hash(spec),
+        spec_sha256=components_hash(spec),
         data_format=dataset.format.name,
     )
-    report(f"{plan.rows:,} rows in {len(plan.shards)} shards")
-    return plan
+
+
+def _check_same_components(spec: AuditSpec, run: RunDirectory, inputs: dict[str, str]) -> None:
+    differences = components_diff(read_spec(run), spec)
+    if differences:
+        raise _another_spec(run, differences[:4])
+    changed = [name for name, digest in run.read_json(INPUTS).items() if inputs.get(name) != digest]
+    if changed:
+        raise PreflightError(
+            f"the file of {changed[0]} changed since the run in {run.uri} began; restore it, or give --fresh "
+            "to start anew"
+        )
+
+
+def _check_covered(run: RunDirectory, prepared: _Prepared) -> None:
+    """Raises SpecError where a detector needs what the run does not collect."""
+    choices = run.read_json(_facts_path(prepared))["layer_choices"] if run.exists(_facts_path(prepared)) else []
+    chosen = {choice["detector"]: choice["layer"] for choice in choices}
+    missing = {
+        detector.column: prepared.collected.missing_for(detector, chosen) for detector in prepared.passes.detectors
+    }
+    unserved = [
+        f"{column} needs {' and '.join(needs)}, which that run did not collect"
+        for column, needs in missing.items()
+        if needs
+    ]
+    if unserved:
+        raise _another_spec(run, unserved)
+
+
+def _another_spec(run: RunDirectory, differences: Sequence[str]) -> SpecError:
+    return SpecError(
+        f"{run.uri} holds a run of another spec ({'; '.join(differences)}); give another run.dir, "
+        "or --fresh to delete that run"
+    )
+
+
+def _resumption(spec: AuditSpec, run: RunDirectory, prepared: _Prepared) -> str:
+    shards = len(prepared.plan.shards)
+    done = shards - len(prepared.waiting)
+    before = read_spec(run)
+    if not spec_diff(before, spec):
+        return f"resuming: {done} of {shards} shards are done"
+    changed = "selections" if before.score.detectors == spec.score.detectors else "detectors"
+    if _needs_model(run, prepared):
+        return f"the {changed} changed: {done} of {shards} shards are done and kept"
+    return f"the {changed} changed: {done} finished shards are kept, no model is needed"
+
+
+def _needs_model(run: RunDirectory, prepared: _Prepared) -> bool:
+    explained = run.exists(TOKEN_SHARES) or not prepared.passes.collection.gradients
+    return bool(prepared.waiting) or not run.exists(_facts_path(prepared)) or not explained
 
 
 def _reference_path(prepared: _Prepared) -> str:
-    """Named by what decides every number in it: the spec, and the bytes of the anchor files."""
+    """Named by what decides every number in it: the components' fields, what is collected, and the bytes of the anchor
+    files. The detectors asked for now have no part in it."""
     files = {name: digest for name, digest in prepared.inputs.items() if name.startswith("anchors.sets.")}
-    content = canonical_json([prepared.plan.spec_sha256, files])
+    content = canonical_json([prepared.plan.spec_sha256, asdict(prepared.collected), files])
     return f"anchors/{hashlib.sha256(content).hexdigest()[:16]}/reference.safetensors"
+
+
+def _facts_path(prepared: _Prepared) -> str:
+    return os.path.join(os.path.dirname(_reference_path(prepared)), ANCHOR_FACTS)
 
 
 def _anchor_stage(
     run: RunDirectory, prepared: _Prepared, workers: Workers, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    path = _reference_path(prepared)
-    facts_path = os.path.join(os.path.dirname(path), ANCHOR_FACTS)
+    path, facts_path = _reference_path(prepared), _facts_path(prepared)
     if not run.exists(facts_path):
         sizes = ", ".join(f"{len(samples)} {name}" for name, samples in prepared.anchors.items()) or "none"
         report(f"loading the model and preparing the anchors ({sizes})")
@@ -206,9 +272,11 @@ def _score_stage(
     log: EventLog,
     report: Callable[[str], None],
 ) -> None:
-    waiting = remaining(prepared.plan, run)
+    waiting = prepared.waiting
     if not waiting:
         return
+    # Its rows may take places among those shown; now that the model is loaded anyway, all are explained anew.
+    run.delete(TOKEN_SHARES)
     rows_before = prepared.plan.rows - sum(shard.rows for shard in waiting)
     meter = Meter(
         shards=len(prepared.plan.shards),
@@ -266,7 +334,7 @@ def _finish_facts(
         "format": prepared.dataset.format.name,
         "rows": prepared.plan.rows,
         "seeds": seeds,
-        "hashes": {"spec": prepared.plan.spec_sha256, "rows": prepared.plan.data_sha256, **prepared.inputs},
+        "hashes": {"spec": spec_hash(spec), "rows": prepared.plan.data_sha256, **prepared.inputs},
         "anchors": {
             name: {
                 "role": spec.anchors.sets[name].role,
@@ -276,9 +344,23 @@ def _finish_facts(
             }
             for name, samples in prepared.anchors.items()
         },
-        "layer_choices": facts["layer_choices"],
+        "layer_choices": _layer_choices(prepared.passes, facts["layer_choices"]),
         "warnings": list(prepared.warnings),
     }
+
+
+def _layer_choices(passes: Passes, choices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that the detectors rest on, under their columns instead of their names."""
+    columns = {detector.name: detector.column for detector in (passes.larf, passes.compliance) if detector is not None}
+    return [{**choice, "detector": columns[choice["detector"]]} for choice in choices if choice["detector"] in columns]
+
+
+def _adopt(spec: AuditSpec, run: RunDirectory) -> None:
+    """Makes `spec` the run's own, where its formulas are others. Until here the earlier results stand, and before the
+    spec changes they are gone: whatever is killed, results in the directory are those of the spec in it."""
+    if spec_diff(read_spec(run), spec):
+        delete_results(run)
+        run.write_json(SPEC, spec.model_dump(mode="json"))
 
 
 def _write_tables(
@@ -291,7 +373,7 @@ def _write_tables(
     report: Callable[[str], None],
 ) -> None:
     receipts = valid_receipts(prepared.plan, run)
-    components = read_parts(run, receipts.values(), "components")
+    components = _of_these_detectors(read_parts(run, receipts.values(), "components"), prepared, facts["larf_layer"])
     scored = int(components["status"].is_in(SCORED_STATUSES).sum())
     if components.height != prepared.plan.rows:
         raise BdsError(
@@ -310,3 +392,10 @@ def _write_tables(
         once=workers.once,
     )
     write_archived_report(run)
+
+
+def _of_these_detectors(components: pl.DataFrame, prepared: _Prepared, larf_layer: int | None) -> pl.DataFrame:
+    """The components without what only detectors of an earlier spec needed: the tables of a run begun with this one."""
+    collected = prepared.collected.component_columns(prepared.anchors, larf_layer)
+    wanted = prepared.passes.collection.component_columns(prepared.anchors, larf_layer)
+    return components.drop(collected - wanted, strict=False)

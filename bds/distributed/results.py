@@ -9,7 +9,8 @@ import polars as pl
 from bds.data.anchors import AnchorSample
 from bds.data.rows import Row
 from bds.data.write import encode_like
-from bds.report.archive import SCORES, save_inputs
+from bds.report import REPORT_FILES
+from bds.report.archive import FACTS, SCORES, save_inputs
 from bds.report.flagged import rows_to_explain
 from bds.report.inputs import DetectorInfo, ReportInputs, SelectionInfo
 from bds.runs.directory import RunDirectory
@@ -25,6 +26,8 @@ from bds.scoring.stages import explain_rows
 from bds.spec.models import AuditSpec, SelectionSpec
 
 COMPONENTS = "components.parquet"
+TOKEN_SHARES = "stages/explain/token_shares.json"
+"""Kept beside the parts: other detectors show other rows, and explaining those may not take the model again."""
 ANCHORS_SHOWN = 3
 """Matches of each anchor set in an explanation."""
 
@@ -51,7 +54,7 @@ def write_results(
 
     Args:
         components: the whole dataset in row order.
-        once: runs a function where the model can be loaded.
+        once: runs a function where the model can be loaded; not called where TOKEN_SHARES are kept.
     """
     rows = _Rows(run, plan)
     if passes.needs_text:
@@ -85,14 +88,16 @@ def write_results(
     }
     frames = {selection.name: selection.rows for _, selection in selections}
     shown = rows_to_explain(scores, detectors, frames, info)
+    tokens = _token_shares(run, rows.table(shown), once) if passes.collection.gradients else {}
+    notes = [*_scale_notes(passes, components), *_token_notes(tokens, shown)]
     inputs = ReportInputs(
         spec=spec.model_dump(mode="json"),
-        manifest={**manifest, "warnings": [*manifest["warnings"], *_notes(passes, components)]},  # type: ignore[typeddict-item]
+        manifest={**manifest, "warnings": [*manifest["warnings"], *notes]},  # type: ignore[typeddict-item]
         scores=scores,
         rows=rows.texts(shown),
         selections=frames,
         selection_info=info,
-        explanations=_explain(run, rows, components, passes, context, anchors, shown, once),
+        explanations=_explain(tokens, components, context, anchors, shown),
         detectors=detectors,
     )
     save_inputs(run, inputs)
@@ -185,7 +190,14 @@ def _write_selections(
     return paths
 
 
-def _notes(passes: Passes, components: pl.DataFrame) -> list[str]:
+def delete_results(run: RunDirectory) -> None:
+    """Deletes what `write_results` and the report after it wrote, so that nothing of another spec stays. The facts that
+    make a run a finished one go first."""
+    for name in [FACTS, *REPORT_FILES, *run.list("report"), *run.list("selections"), SCORES, COMPONENTS]:
+        run.delete(name)
+
+
+def _scale_notes(passes: Passes, components: pl.DataFrame) -> list[str]:
     """What a reader must know of how scores came about."""
     notes = []
     for detector in passes.detectors:
@@ -195,20 +207,36 @@ def _notes(passes: Passes, components: pl.DataFrame) -> list[str]:
     return notes
 
 
+def _token_shares(run: RunDirectory, table: pl.DataFrame, once: Once) -> dict[int, list[tuple[str, float]]]:
+    """Of the rows in the table by row_index; where shares are kept, those, whichever rows they are of."""
+    try:
+        kept = run.read_json(TOKEN_SHARES)
+    except FileNotFoundError:
+        found = once(functools.partial(explain_rows, run.uri, table)) if table.height else {}
+        run.write_json(TOKEN_SHARES, {str(index): shares for index, shares in found.items()})
+        return found
+    return {int(index): [(text, share) for text, share in shares] for index, shares in kept.items()}
+
+
+def _token_notes(tokens: Mapping[int, Sequence[tuple[str, float]]], shown: Sequence[int]) -> list[str]:
+    """No tokens at all is a model whose shares cannot be taken, and nothing to mend."""
+    without = sum(index not in tokens for index in shown)
+    if not tokens or not without:
+        return []
+    return [
+        f"{without} of {len(shown)} samples shown have no token colours: detectors or selections changed after the "
+        f"model had run; to add them, delete {TOKEN_SHARES} in the run directory and run the same command again, which "
+        "loads the model"
+    ]
+
+
 def _explain(
-    run: RunDirectory,
-    rows: _Rows,
+    tokens: Mapping[int, Sequence[tuple[str, float]]],
     components: pl.DataFrame,
-    passes: Passes,
     context: DetectorContext,
     anchors: Mapping[str, Sequence[AnchorSample]],
     shown: Sequence[int],
-    once: Once,
 ) -> dict[int, Explanation]:
-    table = rows.table(shown)
-    tokens: dict[int, list[tuple[str, float]]] = {}
-    if passes.gradients and table.height:
-        tokens = once(functools.partial(explain_rows, run.uri, table))
     matches = _anchor_matches(components.filter(pl.col("row_index").is_in(list(shown))), context, list(anchors))
     return {
         index: Explanation(

@@ -8,8 +8,8 @@ from bds.runs.directory import RunDirectory
 from bds.runs.execute import ScorerFactory, ShardFailure
 from bds.runs.interrupts import interruptible
 from bds.runs.local import score_shards_locally
-from bds.runs.plan import Plan, Shard
-from bds.runs.receipts import Receipt, remaining
+from bds.runs.plan import Shard
+from bds.runs.receipts import Receipt
 from bds.runs.threads import limited_threads
 from bds.scoring.loading import memory_needed
 from bds.spec.models import AuditSpec
@@ -94,9 +94,12 @@ class RayWorkers:
 
 @contextlib.contextmanager
 def open_workers(
-    spec: AuditSpec, run: RunDirectory, plan: Plan, *, local: bool, report: Callable[[str], None]
+    spec: AuditSpec, run: RunDirectory, *, shards: int, local: bool, report: Callable[[str], None]
 ) -> Iterator[Workers]:
     """Workers for the time of the block, in which SIGINT and SIGTERM raise Interrupted.
+
+    Args:
+        shards: how many wait to be scored; a cluster is asked for no more actors.
 
     Raises PreflightError where the cluster cannot be reached, has no room, or does not see the run directory.
     """
@@ -107,4 +110,4 @@ def open_workers(
     from bds.distributed.session import connect
 
     with connect(spec.resources), interruptible():
-        yield RayWorkers(spec, run, len(remaining(plan, run)), report)
+        yield RayWorkers(spec, run, shards, report)

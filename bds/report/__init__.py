@@ -7,7 +7,10 @@ from bds.report.flagged import rows_to_explain
 from bds.report.inputs import AnchorSetInfo, DetectorInfo, LayerChoice, Manifest, ReportInputs, SelectionInfo
 from bds.report.metrics import build_metrics
 
+REPORT_FILES = ("metrics.json", "report.html")
+
 __all__ = [
+    "REPORT_FILES",
     "AnchorSetInfo",
     "DetectorInfo",
     "LayerChoice",
@@ -21,9 +24,10 @@ __all__ = [
 
 
 def write_report(inputs: ReportInputs, write: Callable[[str, bytes], None]) -> None:
-    """Writes metrics.json and report.html through `write(name, content)`; the same inputs give the same bytes."""
+    """Writes REPORT_FILES through `write(name, content)`; the same inputs give the same bytes."""
     from bds.report.page import render_page  # matplotlib and Jinja take half a second to import
 
     metrics = build_metrics(inputs)
-    write("metrics.json", (json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    write("report.html", render_page(inputs, metrics).encode())
+    metrics_file, page_file = REPORT_FILES
+    write(metrics_file, (json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write(page_file, render_page(inputs, metrics).encode())

@@ -36,7 +36,7 @@ class Shard:
 @dataclass(frozen=True)
 class Plan:
     spec_sha256: str
-    """What the scores depend on; a run with another one is another run."""
+    """Of the fields that what is kept by shard depends on; a run with another one is another run."""
     data_sha256: str
     """Of the row ids in order: the dataset's content, wherever it lies and however it is cut."""
     data_format: str

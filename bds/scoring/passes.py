@@ -1,10 +1,11 @@
-"""What a spec's detectors ask of the model: which passes, which layers, which reference. Decided before any model
+"""What a spec's detectors ask of the model: which components, which layers, which reference. Decided before any model
 loads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bds.scoring.checks import resolve_layer, resolve_layers
+from bds.scoring.collection import Collection
 from bds.scoring.detectors import DETECTORS, DetectorContext, Need, default_detectors
 from bds.spec.models import AuditSpec, DetectorSpec
 
@@ -16,13 +17,10 @@ class Passes:
     """Layers count from 0 (the embedding) to the number of decoder blocks."""
 
     detectors: tuple[DetectorSpec, ...]
-    gradients: bool
-    """A backward pass is taken."""
-    anchor_gradients: bool
+    collection: Collection
+    """The least that serves the detectors. A run begun with other detectors may have collected more."""
     representation_layer: int
     """The first of `score.layers`."""
-    hidden_layers: tuple[int, ...]
-    """Every layer named in the spec."""
     larf: DetectorSpec | None
     """The detector whose layer is chosen by its probe prompts."""
     compliance: DetectorSpec | None
@@ -61,14 +59,21 @@ def plan_passes(spec: AuditSpec, decoder_blocks: int) -> Passes:
     by_role: Mapping[str, tuple[str, ...]] = {
         wanted: tuple(name for name, role in roles_of(spec).items() if role == wanted) for wanted in ("harmful", "safe")
     }
+    larf = next((detector for detector in detectors if detector.probe_prompts is not None), None)
+    compliance = next((detector for detector in detectors if detector.name == "compliance_shift"), None)
     return Passes(
         detectors=tuple(detectors),
-        gradients=bool(needs & GRADIENT_NEEDS),
-        anchor_gradients=bool(needs & {Need.HARMFUL_GRADIENTS, Need.SAFE_GRADIENTS}),
+        collection=Collection(
+            gradients=bool(needs & GRADIENT_NEEDS),
+            anchor_gradients=bool(needs & {Need.HARMFUL_GRADIENTS, Need.SAFE_GRADIENTS}),
+            hidden_layers=tuple(dict.fromkeys([*kept, *larf_layers])),
+            probe_prompts=None if larf is None else larf.probe_prompts,
+            compliance=compliance is not None,
+            compliance_layer=None if compliance is None else compliance.layer,
+        ),
         representation_layer=kept[0],
-        hidden_layers=tuple(dict.fromkeys([*kept, *larf_layers])),
-        larf=next((detector for detector in detectors if detector.probe_prompts is not None), None),
-        compliance=next((detector for detector in detectors if detector.name == "compliance_shift"), None),
+        larf=larf,
+        compliance=compliance,
         harmful_sets=by_role["harmful"],
         safe_sets=by_role["safe"],
     )

@@ -157,7 +157,8 @@ class ShardScorer:
             schema |= {columns.direction_dot(name): pl.Float32 for name in reference.counts}
             if reference.plan.per_sample:
                 schema |= {columns.anchor_dots(name): pl.List(pl.Float32) for name in reference.counts}
-        for layer in reference.hidden_MD:
+        # A loaded reference has its layers in an order of chance, and tables are the same bytes from every worker.
+        for layer in sorted(reference.hidden_MD):
             schema |= {columns.cosines(name, layer): pl.List(pl.Float32) for name in reference.counts}
         if self._compliance_D is not None:
             schema |= {columns.COMPLIANCE_ANSWER: pl.Float32, columns.COMPLIANCE_PROMPT: pl.Float32}

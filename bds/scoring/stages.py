@@ -1,9 +1,11 @@
 """What a worker does in each stage of an audit, knowing nothing but the run directory: picklable functions of its URI.
 
-The run directory holds the frozen spec, so a worker on any machine loads the same model, template and reference.
+The run directory holds the frozen spec and what the run collects, so a worker on any machine loads the same model,
+template and reference. No stage looks at the detectors: they may change after shards were scored.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,14 +13,16 @@ import torch
 from bds.data.anchors import load_anchor_set
 from bds.data.prompts import load_prompts
 from bds.data.tokens import ConversationTokenizer
+from bds.errors import PreflightError
 from bds.runs.directory import RunDirectory
 from bds.runs.kind import SPEC
 from bds.runs.plan import rows_of
+from bds.scoring.collection import Collection
 from bds.scoring.gradients.engine import PerSampleGradients
 from bds.scoring.gradients.scope import parameter_scope
 from bds.scoring.layers import choose_larf_layer
 from bds.scoring.loading import load_configuration, load_model, load_tokenizer
-from bds.scoring.passes import Passes, plan_passes, roles_of
+from bds.scoring.passes import roles_of
 from bds.scoring.reference import ReferencePlan, from_bytes, prepare_reference, to_bytes
 from bds.scoring.shard import ShardScorer
 from bds.scoring.token_shares import token_shares
@@ -28,9 +32,27 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+COLLECTION = "collection.json"
+
+
 def read_spec(run: RunDirectory) -> AuditSpec:
-    """The spec that the run was begun with."""
+    """The spec of the run's tables; of other specs only the formulas may have been asked since it began."""
     return AuditSpec.model_validate(run.read_json(SPEC))
+
+
+def write_collection(run: RunDirectory, collection: Collection) -> None:
+    run.write_json(COLLECTION, asdict(collection))
+
+
+def read_collection(run: RunDirectory) -> Collection:
+    """What the run collects since it began. Raises PreflightError where another version of bds began it."""
+    try:
+        fields = run.read_json(COLLECTION)
+        return Collection(**{**fields, "hidden_layers": tuple(fields["hidden_layers"])})
+    except (FileNotFoundError, KeyError, TypeError) as error:
+        raise PreflightError(
+            f"the run in {run.uri} was begun by another version of bds: start a new run with --fresh"
+        ) from error
 
 
 def decoder_blocks(spec: AuditSpec) -> int:
@@ -43,11 +65,11 @@ def conversation_tokenizer(spec: AuditSpec) -> ConversationTokenizer:
     )
 
 
-def load_engine(spec: AuditSpec, passes: Passes) -> PerSampleGradients:
+def load_engine(spec: AuditSpec, collection: Collection) -> PerSampleGradients:
     """The model on this worker's device; without gradients nothing but its loss has to be understood."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(spec.model, spec.score.parameters, spec.score.lora, device)
-    scope = parameter_scope(model, spec.score.parameters) if passes.gradients else frozenset()
+    scope = parameter_scope(model, spec.score.parameters) if collection.gradients else frozenset()
     return PerSampleGradients(model, scope)
 
 
@@ -55,12 +77,11 @@ def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
     """Stage one: runs the model over the anchors and writes the reference to `path` in the run directory.
 
     Returns:
-        Facts for the manifest: parameters, device, type, and how each layer was chosen.
+        Facts for the manifest: parameters, device, type, and how each layer was chosen, for which detector's name.
     """
     run = RunDirectory(run_uri)
-    spec = read_spec(run)
-    passes = plan_passes(spec, decoder_blocks(spec))
-    engine = load_engine(spec, passes)
+    spec, collection = read_spec(run), read_collection(run)
+    engine = load_engine(spec, collection)
     tokenize = conversation_tokenizer(spec)
     facts: dict[str, Any] = {
         "model_parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
@@ -72,32 +93,32 @@ def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
         "layer_choices": [],
     }
     larf_layer = None
-    if passes.larf is not None and passes.larf.probe_prompts is not None:
-        choice = choose_larf_layer(engine.model, tokenize.tokenizer, load_prompts(passes.larf.probe_prompts))
+    if collection.probe_prompts is not None:
+        choice = choose_larf_layer(engine.model, tokenize.tokenizer, load_prompts(collection.probe_prompts))
         larf_layer = choice.layer
         facts["layer_choices"].append(
             {
-                "detector": passes.larf.column,
+                "detector": "larf",
                 "layer": choice.layer,
                 "criterion": f"mean change in refusals of {choice.prompts} prompts when the block is scaled",
                 "curve": {str(probe.layer): probe.change for probe in choice.curve},
             }
         )
     plan = ReferencePlan(
-        gradients=passes.anchor_gradients,
+        gradients=collection.anchor_gradients,
         per_sample=spec.anchors.gradients == "per_sample",
-        hidden_layers=tuple(dict.fromkeys([*passes.hidden_layers, *([] if larf_layer is None else [larf_layer])])),
+        hidden_layers=tuple(dict.fromkeys([*collection.hidden_layers, *([] if larf_layer is None else [larf_layer])])),
         larf_layer=larf_layer,
-        compliance=passes.compliance is not None,
-        compliance_layer=None if passes.compliance is None else passes.compliance.layer,
+        compliance=collection.compliance,
+        compliance_layer=collection.compliance_layer,
         first_answer_tokens=spec.anchors.first_answer_tokens,
     )
     anchors = {name: load_anchor_set(entry.path, name) for name, entry in spec.anchors.sets.items()}
     reference = prepare_reference(engine, tokenize, anchors, roles_of(spec), plan, spec.score.token_budget)
-    if passes.compliance is not None and reference.compliance_layer is not None:
+    if reference.compliance_layer is not None:
         facts["layer_choices"].append(
             {
-                "detector": passes.compliance.column,
+                "detector": "compliance_shift",
                 "layer": reference.compliance_layer,
                 "criterion": "share of the projections' variance between complying and refusing anchors",
                 "curve": {str(layer): score for layer, score in enumerate(reference.compliance_scores_L)},
@@ -110,14 +131,13 @@ def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
 def load_scorer(run_uri: str, path: str) -> Callable[["pl.DataFrame"], Mapping[str, "pl.DataFrame"]]:
     """Stage two: the model and the reference at `path`, as a function from a shard's rows to its tables."""
     run = RunDirectory(run_uri)
-    spec = read_spec(run)
-    passes = plan_passes(spec, decoder_blocks(spec))
+    spec, collection = read_spec(run), read_collection(run)
     scorer = ShardScorer(
-        load_engine(spec, passes),
+        load_engine(spec, collection),
         conversation_tokenizer(spec),
         from_bytes(run.read_bytes(path)),
-        gradients=passes.gradients,
-        hidden_layers=passes.hidden_layers,
+        gradients=collection.gradients,
+        hidden_layers=collection.hidden_layers,
         token_budget=spec.score.token_budget,
     )
     return lambda table: scorer.score(list(rows_of(table)))
@@ -129,11 +149,10 @@ def explain_rows(run_uri: str, rows: "pl.DataFrame") -> dict[int, list[tuple[str
     Empty where no gradients are taken or the model has no forward-mode derivative.
     """
     run = RunDirectory(run_uri)
-    spec = read_spec(run)
-    passes = plan_passes(spec, decoder_blocks(spec))
-    if not passes.gradients:
+    spec, collection = read_spec(run), read_collection(run)
+    if not collection.gradients:
         return {}
-    engine = load_engine(spec, passes)
+    engine = load_engine(spec, collection)
     tokenize = conversation_tokenizer(spec)
     found = {}
     for row in rows_of(rows):

@@ -30,6 +30,10 @@ WITHOUT_EFFECT: dict[str, tuple[Path, ...]] = {
 }
 """Fields that change where, how fast or with which exit code a run ends, never what it computes; by kind of spec."""
 
+FORMULA_FIELDS: tuple[Path, ...] = (("score", "detectors"), ("score", "drop_refusals"), ("top",), ("select",))
+"""Fields of an audit that only formulas over its components read. Detectors also decide which components a run collects
+when it begins: bds/scoring/collection.py says whether those serve other detectors."""
+
 
 def result_fields(spec: AnySpec) -> dict[str, Any]:
     """`{"score.token_budget": 8192, ...}`: every leaf of the spec that can change a result, in the spec's order."""
@@ -38,13 +42,34 @@ def result_fields(spec: AnySpec) -> dict[str, Any]:
 
 def spec_hash(spec: AnySpec) -> str:
     """64 hexadecimal digits of SHA-256 over `result_fields`; the same for specs that compute the same."""
-    canonical = json.dumps(result_fields(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return _hash(result_fields(spec))
+
+
+def components_hash(spec: AuditSpec) -> str:
+    """The same without FORMULA_FIELDS: equal for audits whose components, where both collect them, are the same."""
+    return _hash(_component_fields(spec))
 
 
 def spec_diff(old: AnySpec, new: AnySpec) -> list[str]:
     """One line a difference, `score.token_budget: 8192 -> 4096`; empty exactly when the hashes are equal."""
-    before, after = result_fields(old), result_fields(new)
+    return _differences(result_fields(old), result_fields(new))
+
+
+def components_diff(old: AuditSpec, new: AuditSpec) -> list[str]:
+    """The lines of `spec_diff` without FORMULA_FIELDS; empty exactly when the components' hashes are equal."""
+    return _differences(_component_fields(old), _component_fields(new))
+
+
+def _component_fields(spec: AuditSpec) -> dict[str, Any]:
+    return dict(_leaves(spec.model_dump(mode="json"), (), (*WITHOUT_EFFECT[spec.kind], *FORMULA_FIELDS)))
+
+
+def _hash(fields: dict[str, Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     names = list(dict.fromkeys([*before, *after]))
     return [
         f"{name}: {_shown(before, name)} -> {_shown(after, name)}"
@@ -53,8 +78,8 @@ def spec_diff(old: AnySpec, new: AnySpec) -> list[str]:
     ]
 
 
-def _leaves(value: Any, path: Path, without_effect: tuple[Path, ...]) -> Iterator[tuple[str, Any]]:
-    if path in without_effect:
+def _leaves(value: Any, path: Path, left_out: tuple[Path, ...]) -> Iterator[tuple[str, Any]]:
+    if path in left_out:
         return
     children: list[tuple[str | int, Any]] = []
     if isinstance(value, dict):
@@ -64,7 +89,7 @@ def _leaves(value: Any, path: Path, without_effect: tuple[Path, ...]) -> Iterato
     if not children:
         yield dotted(path), value
     for key, child in children:
-        yield from _leaves(child, (*path, key), without_effect)
+        yield from _leaves(child, (*path, key), left_out)
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

@@ -1,6 +1,7 @@
 """The shard scorer: rows in equal rows out, and every number equal to one taken row by row."""
 
 import copy
+import dataclasses
 import math
 from pathlib import Path
 
@@ -96,6 +97,13 @@ def test_every_number_equals_the_one_taken_row_by_row(loaded: Loaded) -> None:
         assert found[columns.COMPLIANCE_ANSWER] == pytest.approx(answer, abs=1e-4)
         prompt = float(layer_TD[tokens.prompt_end] @ reference.compliance_direction_D)
         assert found[columns.COMPLIANCE_PROMPT] == pytest.approx(prompt, abs=1e-4)
+
+
+def test_columns_stand_in_one_order_whatever_order_a_reference_was_loaded_in(loaded: Loaded) -> None:
+    _, _, reference = loaded
+    turned = dataclasses.replace(reference, hidden_MD=dict(reversed(reference.hidden_MD.items())))
+    assert len(turned.hidden_MD) > 1
+    assert scorer(loaded, reference=turned).score(ROWS)["components"].equals(scorer(loaded).score(ROWS)["components"])
 
 
 def test_a_rows_numbers_do_not_depend_on_the_batch_it_is_in(loaded: Loaded) -> None:

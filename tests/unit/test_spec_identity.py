@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bds.spec.identity import result_fields, spec_diff, spec_hash
+from bds.spec.identity import components_diff, components_hash, result_fields, spec_diff, spec_hash
 from bds.spec.models import AuditSpec
 
 BASE: dict[str, Any] = {"data": {"path": "/d"}, "model": {"path": "m"}, "run": {"dir": "/r"}}
@@ -58,6 +58,28 @@ def test_what_changes_no_result_keeps_the_hash(blocks: dict[str, Any]) -> None:
 def test_what_changes_a_result_changes_hash_and_difference(blocks: dict[str, Any], lines: list[str]) -> None:
     assert spec_hash(changed(**blocks)) != spec_hash(changed())
     assert sorted(spec_diff(changed(), changed(**blocks))) == sorted(lines)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        {"score": {"detectors": ["loss", {"name": "random", "seed": 1}]}},
+        {"score": {"drop_refusals": True}},
+        {"select": [{"kind": "random", "count": 3}]},
+        {"top": 7},
+    ],
+    ids=str,
+)
+def test_what_only_formulas_read_keeps_the_components(blocks: dict[str, Any]) -> None:
+    assert spec_hash(changed(**blocks)) != spec_hash(changed())
+    assert components_hash(changed(**blocks)) == components_hash(changed())
+    assert components_diff(changed(), changed(**blocks)) == []
+
+
+def test_every_other_field_is_one_that_components_depend_on() -> None:
+    one, two = changed(top=7, score={"layers": [0]}), changed(score={"layers": [1], "detectors": ["loss"]})
+    assert components_diff(one, two) == ["score.layers.0: 0 -> 1"]
+    assert components_hash(one) != components_hash(two)
 
 
 def test_every_field_is_in_the_hash_but_the_named_ones() -> None:
