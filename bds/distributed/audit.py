@@ -34,6 +34,7 @@ from bds.runs.plan import Plan, read_plan, write_plan
 from bds.runs.progress import Meter, show_progress
 from bds.runs.receipts import Receipt, read_parts, remaining, valid_receipts
 from bds.scoring.checks import check_detectors, check_selections
+from bds.scoring.learned_weights import LearnedWeights, cautions, weights_of
 from bds.scoring.loading import load_configuration, load_tokenizer
 from bds.scoring.passes import Passes, plan_passes, roles_of
 from bds.scoring.stages import decoder_blocks, load_scorer, prepare_anchors, read_spec
@@ -126,6 +127,8 @@ class _Prepared:
     inputs: dict[str, str]
     """SHA-256 of every input file, by what it is."""
     warnings: list[str]
+    learned: dict[str, LearnedWeights]
+    """Of every calibrated detector, by its column."""
 
 
 def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) -> _Prepared:
@@ -135,15 +138,17 @@ def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) 
     check_detectors(passes.detectors, roles_of(spec), {name: len(samples) for name, samples in anchors.items()})
     check_selections(spec.select or [], passes.detectors)
     template = check_template(load_tokenizer(spec.model), spec.tokens.template, spec.tokens.supervise)
-    warnings = [*check_anchor_sets(anchors, roles_of(spec)), *template.warnings]
+    learned = weights_of(passes.detectors)
+    warnings = [*check_anchor_sets(anchors, roles_of(spec)), *template.warnings, *cautions(learned)]
     dataset = open_dataset(spec.data)
     report(dataset.describe())
     for warning in warnings:
         report(f"warning: {warning}")
     inputs = {"data": fingerprint(spec.data.path, split=spec.data.split, subset=spec.data.subset)}
     inputs |= {f"anchors.sets.{name}": fingerprint(entry.path) for name, entry in spec.anchors.sets.items()}
+    inputs |= {f"calibration.{column}": weights.sha256 for column, weights in learned.items()}
     plan = _begin_or_resume(spec, run, dataset, inputs, report)
-    return _Prepared(plan, passes, dataset, anchors, inputs, warnings)
+    return _Prepared(plan, passes, dataset, anchors, inputs, warnings, learned)
 
 
 def _begin_or_resume(
@@ -303,7 +308,9 @@ def _write_tables(
         spec,
         plan=prepared.plan,
         passes=prepared.passes,
-        context=prepared.passes.context(facts["larf_layer"]),
+        context=prepared.passes.context(
+            facts["larf_layer"], {column: each.weights for column, each in prepared.learned.items()}
+        ),
         anchors=prepared.anchors,
         components=components,
         manifest=manifest,
