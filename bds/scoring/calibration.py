@@ -118,9 +118,7 @@ class Calibration:
         if self.gain <= 0:
             return "on selections that were left out, the weights predict no better than the mean does"
         if self.gain <= self.gain_error:
-            return (
-                "on selections that were left out, the weights predict better than the mean does by no more than chance"
-            )
+            return "on selections that were left out, the weights beat the mean by no more than chance would let them"
         if self.rank_correlation is None or self.rank_correlation <= 0:
             return "on selections that were left out, the weights do not put the more damaging ones first"
         return ""

@@ -230,7 +230,7 @@ def normalised_rank(column: str) -> pl.Expr:
     score = _number(columns.score(column))
     others = score.count().cast(pl.Int64) - 1
     below = score.rank("average") - 1
-    return pl.when(score.is_null()).then(None).when(others > 0).then(below / others).otherwise(0.5)
+    return pl.when(others > 0).then(below / others).when(score.is_not_null()).then(0.5)
 
 
 def uniform_draws(row_ids: Sequence[str], stream: str) -> list[float]:

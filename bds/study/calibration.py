@@ -38,7 +38,6 @@ from bds.study.plan import (
     audit_of,
     audit_spec,
     evaluation_folder,
-    scorers_of,
     selection_of,
 )
 from bds.study.twins import SELECTED_ROWS, twins
@@ -93,11 +92,9 @@ def calibration(
         return None
     unlike = _unlike(spec, cells, told)
     trained = _trained(spec, plan, run, told)
-    audited = {scorer for _, scorer in plan.audits}
     return {
         scorer: _of_scorer(_Scored(spec, run, scorer), told, cells, unlike, trained)
-        for scorer in scorers_of(spec)
-        if scorer in audited
+        for scorer in dict.fromkeys(scorer for _, scorer in plan.audits)
     }
 
 
