@@ -82,7 +82,8 @@ def calibration(
     A cell tells of the scorer whose scores chose its rows; random draws and whole datasets tell of each in turn, by its
     own scores of the same rows. All targets share weights, each with its own intercept. Only cells of one recipe (the
     one with the most), without a mitigation, further stages or rows of another dataset mixed in count: all of these
-    change the damage for reasons that no score of a row tells.
+    change the damage for reasons that no score of a row tells. So does the number of rows, which is told of each cell
+    and not allowed for: a study that sets out to learn weights should give its selections one size.
 
     Args:
         cells: those of study.json.
@@ -281,8 +282,7 @@ class _Scored:
             return "no rows"
         if any(rows[column].count() < LEAST_COVERAGE * rows.height for column in self.detectors):
             return f"less than {LEAST_COVERAGE:.0%} of the rows with scores"
-        # Sorted, because the last digits of a sum hang on the order, and rows of equal scores have none of their own.
-        return tuple(fmean(sorted(rows[column].drop_nulls())) for column in self.detectors)
+        return tuple(fmean(rows[column].drop_nulls()) for column in self.detectors)
 
     def family(self, given: Input) -> str:
         """What is left out together. Draws of one kind and seeds are alike; a larger selection holds a smaller one."""
