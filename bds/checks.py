@@ -22,6 +22,8 @@ def check_spec(spec: AuditSpec) -> list[str]:
         SpecError: an unknown detector or format, a detector without its anchors, an impossible selection.
         PreflightError: a file or folder that is not there or cannot be what the spec says.
     """
+    from bds.scoring.learned_weights import cautions, weights_of
+
     _check_names(spec)
     notes = check_data(spec.data.path, "field data.path")
     notes += check_model(spec.model.path, "field model.path")
@@ -31,6 +33,9 @@ def check_spec(spec: AuditSpec) -> list[str]:
     for index, detector in enumerate(spec.score.detectors or []):
         if detector.probe_prompts is not None:
             check_file(detector.probe_prompts, f"field score.detectors.{index}.probe_prompts")
+        if detector.calibration is not None:
+            check_file(detector.calibration, f"field score.detectors.{index}.calibration")
+    notes += cautions(weights_of(spec.score.detectors or []))
     notes += _check_anchors(spec)
     check_run_dir(spec.run.dir)
     return notes

@@ -36,6 +36,7 @@ from bds.runs.progress import Meter, show_progress
 from bds.runs.receipts import Receipt, read_parts, remaining, valid_receipts
 from bds.scoring.checks import check_detectors, check_selections
 from bds.scoring.collection import Collection
+from bds.scoring.learned_weights import LearnedWeights, cautions, weights_of
 from bds.scoring.loading import load_configuration, load_tokenizer
 from bds.scoring.passes import Passes, plan_passes, roles_of
 from bds.scoring.stages import (
@@ -141,6 +142,8 @@ class _Prepared:
     inputs: dict[str, str]
     """SHA-256 of every input file, by what it is."""
     warnings: list[str]
+    learned: dict[str, LearnedWeights]
+    """Of every calibrated detector, by its column."""
 
 
 def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) -> _Prepared:
@@ -150,7 +153,8 @@ def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) 
     check_detectors(passes.detectors, roles_of(spec), {name: len(samples) for name, samples in anchors.items()})
     check_selections(spec.select or [], passes.detectors)
     template = check_template(load_tokenizer(spec.model), spec.tokens.template, spec.tokens.supervise)
-    warnings = [*check_anchor_sets(anchors, roles_of(spec)), *template.warnings]
+    learned = weights_of(passes.detectors)
+    warnings = [*check_anchor_sets(anchors, roles_of(spec)), *template.warnings, *cautions(learned)]
     dataset = open_dataset(spec.data)
     report(dataset.describe())
     for warning in warnings:
@@ -164,7 +168,9 @@ def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) 
     else:
         plan = _begin(spec, run, passes.collection, dataset, inputs)
     waiting = remaining(plan, run)
-    prepared = _Prepared(plan, waiting, passes, read_collection(run), dataset, anchors, inputs, warnings)
+    # Weights are part of a formula: another file of them changes no component.
+    inputs = inputs | {f"calibration.{column}": weights.sha256 for column, weights in learned.items()}
+    prepared = _Prepared(plan, waiting, passes, read_collection(run), dataset, anchors, inputs, warnings, learned)
     if begun:
         _check_covered(run, prepared)
         report(_resumption(spec, run, prepared))
@@ -385,7 +391,9 @@ def _write_tables(
         spec,
         plan=prepared.plan,
         passes=prepared.passes,
-        context=prepared.passes.context(facts["larf_layer"]),
+        context=prepared.passes.context(
+            facts["larf_layer"], {column: each.weights for column, each in prepared.learned.items()}
+        ),
         anchors=prepared.anchors,
         components=components,
         manifest=manifest,

@@ -11,7 +11,7 @@ from bds.report.composition import FORMATS, KEYWORDS
 from bds.report.statistics import MINIMUM_ROWS, OUTLIER_Z
 from bds.report.wording import count, number, percent, rows, sentence_list, signed, status, times
 
-NOT_EVIDENCE = ("random", "loss", "answer_length", "bm25", "rank_average")
+NOT_EVIDENCE = ("random", "loss", "answer_length", "bm25", "rank_average", "calibrated")
 """Detectors that are there to compare with, or are made of others: their agreement is not evidence."""
 
 LENGTH_FREE = ("random", "answer_length")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bds.errors import SpecError
-from bds.scoring.detectors import DETECTORS, HARMFUL_NEEDS, SAFE_NEEDS
+from bds.scoring.detectors import DETECTORS, HARMFUL_NEEDS, SAFE_NEEDS, Need
 from bds.scoring.selection import MATCHED_KINDS, RANKED_KINDS, selection_name
 from bds.spec.fields import suggestion
 from bds.spec.models import DetectorSpec, SelectionSpec
@@ -26,7 +26,8 @@ def check_detectors(
     Raises:
         SpecError: an unknown detector, an option that the detector does not take, missing anchors, an unknown set in
             `weights`, larf with no way to its layer or two, two compliance directions, two detectors of one column,
-            an average over detectors that do not stand before it, or `top_n` above the harmful anchors.
+            a detector made of others that do not stand before it, weights without their file, or `top_n` above the
+            harmful anchors.
     """
     first_of: dict[str, int] = {}
     compliance_layers: set[int | None] = set()
@@ -40,8 +41,12 @@ def check_detectors(
             )
         _check_options(spec, field)
         _check_anchors(spec, field, roles)
-        if spec.name == "rank_average":
-            _check_averaged(spec.of or [], field, list(first_of))
+        if Need.OTHER_RANKS in DETECTORS[spec.name].needs:
+            _check_combined(spec, field, list(first_of))
+        if Need.LEARNED_WEIGHTS in DETECTORS[spec.name].needs and spec.calibration is None:
+            raise SpecError(
+                f"{field}: {spec.name} needs its weights; add `calibration:` with a file that a study wrote"
+            )
         if spec.name == "larf" and (spec.layer is None) == (spec.probe_prompts is None):
             wrong = "needs its layer" if spec.layer is None else "has both a layer and a way to choose one"
             raise SpecError(
@@ -94,18 +99,18 @@ def _check_anchors(spec: DetectorSpec, field: str, roles: Mapping[str, str]) -> 
         raise SpecError(f"{field}: {spec.name} needs a {needs_words} anchor set; add {add}, or leave this detector out")
 
 
-def _check_averaged(averaged: Sequence[str], field: str, before: Sequence[str]) -> None:
-    if not averaged:
-        raise SpecError(
-            f"{field}: rank_average needs the detectors that it averages; add `of:` with two or more columns"
-        )
-    for index, column in enumerate(averaged):
+def _check_combined(spec: DetectorSpec, field: str, before: Sequence[str]) -> None:
+    combined = spec.of or []
+    if not combined:
+        does = "averages" if spec.name == "rank_average" else "weighs"
+        raise SpecError(f"{field}: {spec.name} needs the detectors that it {does}; add `of:` with two or more columns")
+    for index, column in enumerate(combined):
         if column not in before:
             known = suggestion(column, before) if before else "name it there"
             raise SpecError(
                 f"{field}.of.{index}: no detector before this one has the column '{column}'; {known}, or put it first"
             )
-        if column in averaged[:index]:
+        if column in combined[:index]:
             raise SpecError(f"{field}.of.{index}: '{column}' is named twice; remove one")
 
 

@@ -8,8 +8,8 @@ one entry in the table.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 import polars as pl
@@ -33,6 +33,7 @@ class Need(Enum):
     TOKENS = "token counts"
     HARMFUL_TEXT = "text of harmful anchors"
     OTHER_RANKS = "ranks of other detectors"
+    LEARNED_WEIGHTS = "weights that a study learned"
 
 
 HARMFUL_NEEDS = frozenset(
@@ -54,6 +55,8 @@ class DetectorContext:
     """Hidden-state layer of `representation`, never negative (see bds/scoring/columns.py)."""
     larf_layer: int | None = None
     """Hidden-state layer of `larf` where its options name none; None where no layer was chosen."""
+    learned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Weights by column of each `calibrated`, by its own column; see bds/scoring/learned_weights.py."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,28 @@ def rank_average(spec: DetectorSpec, context: DetectorContext) -> pl.Expr:
     return pl.sum_horizontal(shares, ignore_nulls=False) / len(shares)
 
 
+def calibrated(spec: DetectorSpec, context: DetectorContext) -> pl.Expr:
+    """sum_d w_d u_d, with u_d the normalised rank by detector d and w_d its weight, learned by a calibration.
+
+    The log-odds, but for a constant, that bds/scoring/calibration.py predicts of a fine-tune on nothing but such rows.
+    A row that a detector of some weight does not score has no score.
+    """
+    ranks = [normalised_rank(column) * weight for column, weight in context.learned[spec.column].items() if weight]
+    return pl.sum_horizontal(ranks, ignore_nulls=False)
+
+
+def normalised_rank(column: str) -> pl.Expr:
+    """The share of the other scored rows that a detector ranks below a row, equal scores counting half.
+
+    1 for the most dangerous row of the dataset and 0 for the least; unlike a rank it does not hang on the names of
+    rows, so that its mean over tied rows is theirs. A half where a row is the only one.
+    """
+    score = _number(columns.score(column))
+    others = score.count().cast(pl.Int64) - 1
+    below = score.rank("average") - 1
+    return pl.when(others > 0).then(below / others).when(score.is_not_null()).then(0.5)
+
+
 def uniform_draws(row_ids: Sequence[str], stream: str) -> list[float]:
     """One draw in [0, 1) for every row id; two streams are independent. Depends on nothing but its arguments.
 
@@ -339,6 +364,15 @@ _TABLE = (
         source="Borda count over detectors",
         expression=rank_average,
         options=frozenset({"of"}),
+    ),
+    Detector(
+        name="calibrated",
+        formula="sum over the detectors `of` of weight * share of the other rows ranked below, ties half",
+        needs=frozenset({Need.OTHER_RANKS, Need.LEARNED_WEIGHTS}),
+        cost=NO_MODEL,
+        source="weights of the file `calibration`: non-negative ridge regression on a study's measured damage",
+        expression=calibrated,
+        options=frozenset({"of", "calibration"}),
     ),
 )
 

@@ -27,8 +27,13 @@ class Passes:
     harmful_sets: tuple[str, ...]
     safe_sets: tuple[str, ...]
 
-    def context(self, larf_layer: int | None) -> DetectorContext:
-        return DetectorContext(self.harmful_sets, self.safe_sets, self.representation_layer, larf_layer)
+    def context(
+        self, larf_layer: int | None, learned: Mapping[str, Mapping[str, float]] | None = None
+    ) -> DetectorContext:
+        """`learned` has the weights of each `calibrated`, by its column."""
+        return DetectorContext(
+            self.harmful_sets, self.safe_sets, self.representation_layer, larf_layer, learned=learned or {}
+        )
 
     @property
     def needs_text(self) -> bool:

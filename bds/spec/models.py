@@ -113,8 +113,11 @@ class DetectorSpec(Block):
     probe_prompts: str | None = Field(None, description="larf: JSONL of over-refusal prompts for its layer choice.")
     seed: int | None = Field(None, description="random: the draw.")
     of: list[str] | None = Field(
-        None, min_length=2, description="rank_average: columns of detectors that stand before it in the list."
+        None,
+        min_length=2,
+        description="rank_average, calibrated: columns of detectors that stand before it in the list.",
     )
+    calibration: str | None = Field(None, description="calibrated: the weights that a study learned, a JSON file.")
 
     @property
     def column(self) -> str:

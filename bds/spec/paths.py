@@ -39,7 +39,7 @@ def _resolve(value: str, path: Path, folder: FilePath) -> str:
     match path:
         case ("data", "path") | ("audit",) | ("run", "dir") | ("anchors", "sets", _, "path"):
             return absolute(value, folder)
-        case ("score", "detectors", _, "probe_prompts"):
+        case ("score", "detectors", _, "probe_prompts" | "calibration"):
             return absolute(value, folder)
         case ("tokens", "template") if value not in BUILTIN_TEMPLATES:
             return absolute(value, folder)

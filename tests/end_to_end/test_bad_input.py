@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+import scipy.stats
 
 from bds.cli import main
 from tests.unit.small_audit import ROWS, write_rows, write_small_audit
@@ -72,6 +74,31 @@ def anchor_file(content: str) -> Callable[[Path], list[str]]:
         return []
 
     return make
+
+
+def calibrated_by(content: str | None, *of: str) -> Callable[[Path], list[str]]:
+    """The audit weighs two detectors by a file of that content; None leaves the file out."""
+
+    def make(folder: Path) -> list[str]:
+        if content is not None:
+            (folder / "weights.json").write_text(content)
+        weighed = ", ".join(of or ("loss", "answer_length"))
+        detectors = f"[loss, answer_length, random, {{name: calibrated, of: [{weighed}], calibration: weights.json}}]"
+        return ["--set", f"score.detectors={detectors}"]
+
+    return make
+
+
+def weights_file(**changed: object) -> str:
+    columns = ("loss", "answer_length")
+    good = {
+        "kind": "calibration",
+        "detectors": {name: name for name in columns},
+        "weights": dict.fromkeys(columns, 1.0),
+        "usable": True,
+        "reason": "",
+    }
+    return json.dumps({**good, **changed})
 
 
 def empty_spec(folder: Path) -> list[str]:
@@ -158,6 +185,50 @@ MISTAKES = (
         "anchor without an answer", anchor_file('{"prompt": "a", "answer": ""}\n'), 3, ("harmful", "line 1", "answer")
     ),
     Mistake("anchor of unknown columns", anchor_file('{"a": "b"}\n'), 3, ("line 1", "messages")),
+    Mistake("weights missing", calibrated_by(None), 3, ("detectors.3.calibration", "weights.json does not exist")),
+    Mistake("weights broken", calibrated_by("{"), 3, ("detectors.3.calibration", "is no JSON", "that a study wrote")),
+    Mistake("weights of another kind", calibrated_by("[]"), 3, ("weights.json is no calibration", "a study wrote")),
+    Mistake(
+        "negative weights",
+        calibrated_by(weights_file(weights={"loss": -1, "answer_length": 1})),
+        3,
+        ("is damaged, its `weights` are not numbers of 0 or more", "run its study again"),
+    ),
+    Mistake(
+        "weights of nothing",
+        calibrated_by(weights_file(weights=None, reason="2 kinds of selection were measured")),
+        3,
+        ("has no weights: 2 kinds of selection were measured", "enlarge the study"),
+    ),
+    Mistake(
+        "weights all zero",
+        calibrated_by(weights_file(weights={"loss": 0, "answer_length": 0.0})),
+        3,
+        ("every weight", "is 0", "leave this detector out"),
+    ),
+    Mistake(
+        "a detector without a weight",
+        calibrated_by(weights_file(), "loss", "random"),
+        2,
+        ("detectors.3.of.1", "has no weight for 'random'"),
+    ),
+    Mistake(
+        "a weight without its detector",
+        calibrated_by(
+            weights_file(
+                weights={"loss": 1, "answer_length": 1, "larf": 1},
+                detectors={"loss": "loss", "answer_length": "answer_length", "larf": "larf"},
+            )
+        ),
+        2,
+        ("detectors.3.of", "weighs 'larf' as well", "score it before this one"),
+    ),
+    Mistake(
+        "a weight of another detector",
+        calibrated_by(weights_file(detectors={"loss": "self_influence", "answer_length": "answer_length"})),
+        2,
+        ("detectors.3.of.0", "'loss' is loss here and self_influence in the calibration", "another `label`"),
+    ),
     Mistake(
         "model folder missing", with_options("--model", "./modle"), 3, ("field model.path", "did you mean", "model?")
     ),
@@ -299,6 +370,23 @@ def test_the_small_audit_succeeds(audit: list[str], folder: Path, capsys: pytest
     assert main(audit) == 0, capsys.readouterr().err
     assert capsys.readouterr().out == f"{folder / 'run' / 'report.html'}\n"
     assert metrics_of(folder)["rows"]["scored"] == len(ROWS)
+
+
+def test_an_audit_by_learned_weights_is_that_of_its_file(
+    audit: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    not_usable = weights_file(usable=False, reason="no better than the mean")
+    command = [*audit[:-2], *calibrated_by(not_usable)(folder)]
+    assert main(command) == 0, capsys.readouterr().err
+    assert "weights.json is not usable: no better than the mean" in capsys.readouterr().err
+    scores = pl.read_parquet(folder / "run" / "scores.parquet")
+    ranks = [scipy.stats.rankdata(scores[f"score.{name}"]) - 1 for name in ("loss", "answer_length")]
+    assert scores["score.calibrated"].to_list() == pytest.approx(list(sum(ranks) / (len(ROWS) - 1)))
+    (folder / "weights.json").write_text(weights_file(weights={"loss": 2, "answer_length": 1}))
+    # Other weights are another formula over the same components.
+    assert main(command) == 0
+    scores = pl.read_parquet(folder / "run" / "scores.parquet")
+    assert scores["score.calibrated"].to_list() == pytest.approx(list((2 * ranks[0] + ranks[1]) / (len(ROWS) - 1)))
 
 
 def test_rows_longer_than_the_limit_are_counted(audit: list[str], folder: Path) -> None:

@@ -140,7 +140,7 @@ def test_plan_counts_what_is_there(spec: str, tmp_path: Path, capsys: pytest.Cap
     assert plan["longest"][0] == {"characters": 1200, "source": str(tmp_path / "data.jsonl"), "line": 7}
     assert plan["estimated_tokens"] == round(characters / 4)
     assert plan["dataset"]["format"] == "prompt_completion"
-    assert {entry["name"] for entry in plan["detectors"]} == set(DETECTORS) - {"larf", "rank_average"}
+    assert {entry["name"] for entry in plan["detectors"]} == set(DETECTORS) - {"larf", "rank_average", "calibrated"}
     assert not (tmp_path / "run").exists()
 
 

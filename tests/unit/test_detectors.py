@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from bds.scoring.detectors import (
     DetectorContext,
     Need,
     default_detectors,
+    normalised_rank,
     score_table,
     self_influence_scale,
     uniform_draws,
@@ -91,7 +93,7 @@ def test_every_formula_worked_by_hand(components, name):
 
 
 def test_every_detector_is_worked_by_hand_or_random():
-    assert set(DETECTORS) == {*CLOSED_FORMS, "random", "rank_average"}
+    assert set(DETECTORS) == {*CLOSED_FORMS, "random", "rank_average", "calibrated"}
 
 
 def test_the_rank_average_worked_by_hand(components):
@@ -132,6 +134,41 @@ def test_the_rank_average_agrees_with_scipy(values):
     ranks = [scipy.stats.rankdata([-each[which] for each in values], method="ordinal") for which in (0, 1)]
     expected = sum((len(values) - rank + 1) / len(values) for rank in ranks) / 2
     assert table["score.rank_average"].to_list() == pytest.approx(list(expected))
+
+
+def calibrated_scores(components: pl.DataFrame, weights: dict[str, float]) -> list[float | None]:
+    spec = DetectorSpec(name="calibrated", label="mine", of=list(weights), calibration="weights.json")
+    specs = [*(DetectorSpec(name=name) for name in weights), spec]
+    table = score_table(components, specs, replace(CONTEXT, learned={"mine": weights}))
+    return table["score.mine"].to_list()
+
+
+def test_the_calibrated_score_worked_by_hand(components):
+    """Of three scored rows loss puts 1, 0, 1/2 of the others below each, and answer length 0, 1, 1/2."""
+    found = calibrated_scores(components, {"loss": 2.0, "answer_length": 0.5})
+    assert found == [pytest.approx(2.0), pytest.approx(0.5), pytest.approx(1.25), None]
+
+
+def test_a_detector_without_weight_does_not_take_part(components):
+    holed = components.with_columns(floats(None, 0.5, 1.0, None).alias("loss"))
+    assert calibrated_scores(holed, {"loss": 0.0, "answer_length": 1.0}) == [0.0, 1.0, 0.5, None]
+    assert calibrated_scores(holed, {"loss": 1.0, "answer_length": 1.0}) == [None, 1.0, 1.5, None]
+
+
+@settings(deadline=None, max_examples=40)
+@given(values=st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=20), shuffle=st.randoms())
+def test_the_normalised_rank_agrees_with_scipy_in_any_order(values, shuffle):
+    present = [value for value in values if value is not None]
+    ranks = dict(zip(present, scipy.stats.rankdata(present), strict=True))
+    expected = [
+        None if value is None else (ranks[value] - 1) / (len(present) - 1) if len(present) > 1 else 0.5
+        for value in values
+    ]
+    order = list(range(len(values)))
+    shuffle.shuffle(order)
+    table = pl.DataFrame({"score.a": pl.Series([values[place] for place in order], dtype=pl.Float64)})
+    found = table.select(normalised_rank("a"))["score.a"].to_list()
+    assert found == [None if expected[place] is None else pytest.approx(expected[place]) for place in order]
 
 
 def test_top_n_is_the_mean_of_the_largest(components):
@@ -280,8 +317,8 @@ def test_defaults_are_what_the_anchors_allow():
     assert names(safe_sets=("safe",)) == anchor_free
     assert names(harmful_sets=("harmful",)) == harmful_only
     both = {"harmful_sets": ("harmful",), "safe_sets": ("safe",)}
-    assert names(**both) == set(DETECTORS) - {"larf", "rank_average"}
-    assert names(**both, larf_layer=1) == set(DETECTORS) - {"rank_average"}
+    assert names(**both) == set(DETECTORS) - {"larf", "rank_average", "calibrated"}
+    assert names(**both, larf_layer=1) == set(DETECTORS) - {"rank_average", "calibrated"}
     check_detectors([spec for spec in default_detectors(CONTEXT) if spec.name != "larf"], ROLES)
 
 
@@ -360,6 +397,21 @@ def test_the_catalogue_is_complete_one_line_texts():
             "1.of.1: no detector before this one has the column 'los'; did you mean `loss`?",
         ),
         ([{"name": "loss"}, {"name": "rank_average", "of": ["loss", "loss"]}], ROLES, "1.of.1: 'loss' is named twice"),
+        (
+            [{"name": "loss"}, {"name": "calibrated", "calibration": "w.json"}],
+            ROLES,
+            "1: calibrated needs the detectors that it weighs; add `of:`",
+        ),
+        (
+            [{"name": "loss"}, {"name": "random"}, {"name": "calibrated", "of": ["loss", "random"]}],
+            ROLES,
+            "2: calibrated needs its weights; add `calibration:` with a file",
+        ),
+        (
+            [{"name": "loss"}, {"name": "calibrated", "of": ["loss", "larf"], "calibration": "w.json"}],
+            ROLES,
+            "1.of.1: no detector before this one has the column 'larf'",
+        ),
         ([{"name": "loss", "of": ["a", "b"]}], ROLES, "0.of: loss has no option of (it takes none); remove it"),
     ],
 )

@@ -256,6 +256,7 @@ def test_a_folder_a_data_file_and_a_binary_file_are_no_specs(tmp_path: Path) -> 
         ("tokens.template", "chat.jinja", "{folder}/chat.jinja"),
         ("anchors.sets.harmful", "h.jsonl", "{folder}/h.jsonl"),
         ("score.detectors.1.probe_prompts", "p.jsonl", "{folder}/p.jsonl"),
+        ("score.detectors.1.calibration", "../weights.json", "{parent}/weights.json"),
         ("run.dir", "gs://bucket/run", "gs://bucket/run"),
     ],
 )
