@@ -12,20 +12,25 @@ trained.runs           # a Polars frame: one row a fine-tune, with its loss and 
 
 measured = bds.evaluate(models={"before": "path/to/model", "after": "path/to/tuned"}, suites=["placeholder"])
 measured.metrics["contrasts"]   # what changed, with intervals
+
+studied = bds.study("jobs/quickstart.yaml")
+studied.results["transfer"]     # samples that one model chose break another by so much
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bds.api import audit, evaluate, finetune, moderate
+    from bds.api import audit, evaluate, finetune, moderate, study
     from bds.distributed.audit import AuditResult
     from bds.distributed.evaluate import EvaluationResult
     from bds.distributed.finetune import FinetuneResult
     from bds.distributed.moderate import ModerationResult
+    from bds.distributed.study import StudyResult
     from bds.spec.evaluate import EvaluateSpec
     from bds.spec.finetune import FinetuneSpec
-    from bds.spec.load import load_evaluate_spec, load_finetune_spec, load_spec
+    from bds.spec.load import load_evaluate_spec, load_finetune_spec, load_spec, load_study_spec
     from bds.spec.models import AuditSpec
+    from bds.spec.study import StudySpec
 
 __all__ = [
     "AuditResult",
@@ -35,6 +40,8 @@ __all__ = [
     "FinetuneResult",
     "FinetuneSpec",
     "ModerationResult",
+    "StudyResult",
+    "StudySpec",
     "__version__",
     "audit",
     "evaluate",
@@ -42,7 +49,9 @@ __all__ = [
     "load_evaluate_spec",
     "load_finetune_spec",
     "load_spec",
+    "load_study_spec",
     "moderate",
+    "study",
 ]
 
 _HOMES = {
@@ -50,16 +59,20 @@ _HOMES = {
     "evaluate": "bds.api",
     "finetune": "bds.api",
     "moderate": "bds.api",
+    "study": "bds.api",
     "AuditResult": "bds.distributed.audit",
     "EvaluationResult": "bds.distributed.evaluate",
     "FinetuneResult": "bds.distributed.finetune",
     "ModerationResult": "bds.distributed.moderate",
+    "StudyResult": "bds.distributed.study",
     "AuditSpec": "bds.spec.models",
     "EvaluateSpec": "bds.spec.evaluate",
     "FinetuneSpec": "bds.spec.finetune",
+    "StudySpec": "bds.spec.study",
     "load_spec": "bds.spec.load",
     "load_evaluate_spec": "bds.spec.load",
     "load_finetune_spec": "bds.spec.load",
+    "load_study_spec": "bds.spec.load",
 }
 
 

@@ -1,4 +1,4 @@
-"""`bds.audit(...)`, `bds.finetune(...)`, `bds.evaluate(...)` and `bds.moderate(...)`: the commands as functions."""
+"""The commands as functions: `bds.audit(...)`, `finetune`, `evaluate`, `moderate` and `study`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,24 +7,35 @@ from bds.checks import check_spec
 from bds.checks_evaluate import check_evaluate_spec
 from bds.checks_finetune import check_finetune_spec
 from bds.checks_moderate import check_moderate_spec
+from bds.checks_study import check_study_spec
 from bds.spec.evaluate import EvaluateSpec
 from bds.spec.finetune import FinetuneSpec
 from bds.spec.load import (
     evaluate_spec_from_options,
     finetune_spec_from_options,
+    load_study_spec,
     moderate_spec_from_options,
     spec_from_options,
 )
 from bds.spec.models import AuditSpec, Block
 from bds.spec.moderate import ModerateSpec
-from bds.spec.options import Entries, evaluate_overrides, finetune_overrides, moderate_overrides, option_overrides
+from bds.spec.options import (
+    Entries,
+    evaluate_overrides,
+    finetune_overrides,
+    moderate_overrides,
+    option_overrides,
+    study_overrides,
+)
 from bds.spec.overrides import Override, setting_override
+from bds.spec.study import StudySpec
 
 if TYPE_CHECKING:
     from bds.distributed.audit import AuditResult
     from bds.distributed.evaluate import EvaluationResult
     from bds.distributed.finetune import FinetuneResult
     from bds.distributed.moderate import ModerationResult
+    from bds.distributed.study import StudyResult
 
 
 def audit(
@@ -231,6 +242,37 @@ def moderate(
     from bds.distributed.moderate import run_moderation
 
     return run_moderation(spec, fresh=fresh, local=local)
+
+
+def study(
+    spec: str,
+    *,
+    run_dir: str | None = None,
+    address: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    fresh: bool = False,
+    local: bool = False,
+) -> "StudyResult":
+    """Choose samples on some models and break others with them: what is missing of a study's steps.
+
+    Args:
+        spec: The YAML file of the study.
+        run_dir: A folder; None for the spec's own.
+        address: A Ray cluster; None for this machine.
+        settings: Any field of the spec by its dotted name, for example `{"seeds": [0, 1, 2]}`.
+        fresh: Start anew in a run directory that holds another run.
+        local: Run every step in this process, without Ray.
+
+    Raises:
+        SpecError, PreflightError: something is wrong before any step begins.
+        BdsError: the study failed. A step without all its results does not raise: see `StudyResult.exit_error`.
+    """
+    options = study_overrides(run_dir=run_dir, address=address, prefix="bds.study ")
+    requested = load_study_spec(spec, [*options, *_settings(settings, "bds.study", StudySpec)])
+    check_study_spec(requested)
+    from bds.distributed.study import run_study
+
+    return run_study(requested, fresh=fresh, local=local)
 
 
 def _settings(settings: Mapping[str, Any] | None, origin: str, root: type[Block]) -> list[Override]:

@@ -10,8 +10,8 @@ from bds.errors import BdsError, PreflightError, SpecError
 from bds.spec.fields import suggestion
 from bds.spec.paths import is_uri
 from bds.spec.study import StudySpec
-from bds.study.conditions import own_trainings
-from bds.study.plan import StudyPlan, audit_spec, evaluate_spec, finetune_spec, input_name, plan_study
+from bds.studies.conditions import own_trainings
+from bds.studies.plan import StudyPlan, audit_spec, evaluate_spec, finetune_spec, input_name, plan_study
 
 Check = tuple[Callable[[], list[str]], Mapping[str, str]]
 """The check of a step, and what its fields are called in the study."""

@@ -12,10 +12,10 @@ from bds.runs.directory import RunDirectory
 from bds.runs.events import events_path, read_events
 from bds.spec.identity import spec_hash
 from bds.spec.study import StudySpec
-from bds.study.conditions import own_trainings
-from bds.study.plan import StudyPlan, plan_study
-from bds.study.steps import Step, steps_of
-from bds.study.twins import twins
+from bds.studies.conditions import own_trainings
+from bds.studies.plan import StudyPlan, plan_study
+from bds.studies.steps import Step, steps_of
+from bds.studies.twins import twins
 
 SHOWN_STEPS = 60
 

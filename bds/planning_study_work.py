@@ -22,9 +22,9 @@ from bds.spec.finetune import MixSpec, StageSpec, TrainingDataSpec
 from bds.spec.models import DataSpec
 from bds.spec.paths import is_uri
 from bds.spec.study import StudySelectionSpec, StudySpec
-from bds.study.conditions import condition_name, own_trainings
-from bds.study.measurements import METRICS
-from bds.study.plan import (
+from bds.studies.conditions import condition_name, own_trainings
+from bds.studies.measurements import METRICS
+from bds.studies.plan import (
     FinetuneRun,
     Input,
     StudyPlan,

@@ -17,10 +17,11 @@ from bds.runs.directory import RunDirectory
 from bds.runs.kind import SPEC, expect_kind
 from bds.runs.progress import duration
 from bds.spec.study import StudySpec
-from bds.study.plan import StudyPlan, plan_study
-from bds.study.results import study_results
-from bds.study.steps import Ended, steps_of
-from bds.study.tables import CELLS, CONTRASTS, cells_table, contrasts_table
+from bds.studies.calibration import calibration_file
+from bds.studies.plan import StudyPlan, plan_study
+from bds.studies.results import study_results
+from bds.studies.steps import Ended, steps_of
+from bds.studies.tables import CELLS, CONTRASTS, cells_table, contrasts_table
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def run_study(
         attempt.begin(report)
         ended = _run_steps(spec, plan, attempt, local=local, report=report)
         results = study_results(spec, plan, run, ended)
+        for scorer, learned in results["calibrations"].items():
+            run.write_json(calibration_file(scorer), learned)
         run.write_table(CELLS, cells_table(results["cells"]))
         run.write_table(CONTRASTS, contrasts_table(results["contrasts"]))
         page = write_study_report(run, results)

@@ -18,8 +18,8 @@ from bds.runs.messages import first_line
 from bds.runs.progress import progress_as_lines
 from bds.spec.models import ResourcesSpec
 from bds.spec.study import StudySpec
-from bds.study.plan import StudyPlan
-from bds.study.steps import Step
+from bds.studies.plan import StudyPlan
+from bds.studies.steps import Step
 
 _POLL_SECONDS = 0.5
 _SETTLE_SECONDS = 20.0

@@ -11,10 +11,10 @@ from bds.distributed.finetune import run_finetunes
 from bds.errors import BdsError, IncompleteError, PreflightError
 from bds.spec.evaluate import ConditionSpec
 from bds.spec.study import StudySpec
-from bds.study.conditions import finetuned_conditions, own_trainings
-from bds.study.plan import FinetuneRun, StudyPlan, Training, audit_spec, evaluate_spec, finetune_spec
-from bds.study.steps import Step
-from bds.study.twins import twins
+from bds.studies.conditions import finetuned_conditions, own_trainings
+from bds.studies.plan import FinetuneRun, StudyPlan, Training, audit_spec, evaluate_spec, finetune_spec
+from bds.studies.steps import Step
+from bds.studies.twins import twins
 
 Report = Callable[[str], None]
 

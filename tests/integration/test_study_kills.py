@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bds.distributed.study import run_study
-from bds.study.tables import CELLS, CONTRASTS
+from bds.studies.tables import CELLS, CONTRASTS
 from tests.study_world import study_spec, write_study_world
 
 TABLES = (CELLS, CONTRASTS)

@@ -23,7 +23,7 @@ from bds.spec.identity import spec_hash
 from bds.spec.load import load_evaluate_spec, load_finetune_spec, load_spec, load_study_spec
 from bds.spec.models import AuditSpec
 from bds.spec.paths import is_uri
-from bds.study.plan import finetunes_folder, plan_study
+from bds.studies.plan import finetunes_folder, plan_study
 from tests.unit.small_audit import ANCHORS, write_rows
 from tests.unit.small_finetune import write_model
 

@@ -30,15 +30,15 @@ MAY_IMPORT = {
     "organism": {"errors", "spec", "data", "runs", "evaluation"},
     "report": {"errors", "spec", "data", "runs", "scoring"},
     "training": {"errors", "spec", "data", "runs", "scoring"},  # the same loaders, and gradients of anchors
-    "study": {"errors", "spec", "data", "runs", "scoring", "evaluation"},
+    "studies": {"errors", "spec", "data", "runs", "scoring", "evaluation"},
     "checks": {"errors", "spec", "data", "scoring", "report"},
     "checks_evaluate": {"errors", "spec", "evaluation", "checks"},
     "checks_moderate": {"errors", "spec", "data", "runs", "evaluation", "checks"},
     "checks_finetune": {"errors", "spec", "data", "runs", "scoring", "training", "checks"},
-    "checks_study": {"errors", "spec", "study", "checks", "checks_evaluate", "checks_finetune"},
+    "checks_study": {"errors", "spec", "studies", "checks", "checks_evaluate", "checks_finetune"},
     "distributed": {
         *("errors", "spec", "data", "runs", "scoring", "evaluation", "organism", "report", "training", "checks"),
-        *("checks_evaluate", "checks_finetune", "checks_moderate", "study"),
+        *("checks_evaluate", "checks_finetune", "checks_moderate", "studies"),
     },
 }
 """DESIGN.md: cli -> distributed -> {scoring, training, evaluation, report, organism} -> {data, runs, spec}."""

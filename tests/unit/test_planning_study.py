@@ -18,8 +18,8 @@ from bds.runs.plan import write_plan
 from bds.runs.receipts import Receipt, Worker, write_receipt
 from bds.spec.load import load_study_spec
 from bds.spec.study import StudySpec
-from bds.study.conditions import condition_name, own_trainings
-from bds.study.plan import audit_folder, evaluation_folder, finetunes_folder, input_name, plan_study
+from bds.studies.conditions import condition_name, own_trainings
+from bds.studies.plan import audit_folder, evaluation_folder, finetunes_folder, input_name, plan_study
 from tests.unit.small_study import POOL_ROWS, write_small_study
 
 
@@ -297,7 +297,7 @@ def test_answers_of_an_evaluation_that_was_stopped_are_counted_by_their_log(tmp_
 
 
 def test_a_model_may_take_other_resources_than_the_study(tmp_path: Path) -> None:
-    from bds.study.plan import evaluate_spec, finetune_spec
+    from bds.studies.plan import evaluate_spec, finetune_spec
 
     models = {"one": "one", "two": {"path": "two", "training": {"workers": 4}, "serving": {"tensor_parallel": 2}}}
     spec = small(tmp_path, models=models)

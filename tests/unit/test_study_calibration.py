@@ -16,10 +16,10 @@ from bds.runs.directory import RunDirectory
 from bds.scoring.calibration import Cells, calibrate
 from bds.scoring.learned_weights import read_learned_weights
 from bds.spec.study import StudySpec
-from bds.study.calibration import calibration
-from bds.study.cells import cell_id
-from bds.study.conditions import condition_name
-from bds.study.plan import audit_of, plan_study, selection_of
+from bds.studies.calibration import calibration
+from bds.studies.cells import cell_id
+from bds.studies.conditions import condition_name
+from bds.studies.plan import audit_of, plan_study, selection_of
 
 ROWS = 12
 SERIES = {"suite": "asked", "judge": "refusals", "metric": "attack_success"}

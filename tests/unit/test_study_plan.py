@@ -7,8 +7,8 @@ import pytest
 
 from bds.checks_study import check_study_spec
 from bds.errors import BdsError
-from bds.study.plan import Cell, control_cell, control_of, finetune_spec, plan_study
-from bds.study.steps import steps_of
+from bds.studies.plan import Cell, control_cell, control_of, finetune_spec, plan_study
+from bds.studies.steps import steps_of
 from bds.training.plan import expand
 from tests.study_world import study_spec, study_value
 

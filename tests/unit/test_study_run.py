@@ -15,9 +15,9 @@ import scipy.stats
 from bds.distributed.study import StudyResult, run_study
 from bds.runs.directory import RunDirectory
 from bds.runs.events import read_events
-from bds.study.plan import plan_study
-from bds.study.results import study_results
-from bds.study.tables import CELLS, CONTRASTS
+from bds.studies.plan import plan_study
+from bds.studies.results import study_results
+from bds.studies.tables import CELLS, CONTRASTS
 from tests.study_world import study_spec, write_study_world
 
 

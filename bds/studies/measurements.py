@@ -10,7 +10,7 @@ from bds.evaluation.prompt_values import PromptValues, prompt_values
 from bds.evaluation.study import Arm, Layout, Options, Series, arms_of, reported, suite_kinds
 from bds.runs.directory import RunDirectory
 from bds.spec.study import StudySpec
-from bds.study.plan import evaluation_folder
+from bds.studies.plan import evaluation_folder
 
 ROWS = "rows.parquet"
 METRICS = "metrics.json"

@@ -6,7 +6,7 @@ import polars as pl
 
 from bds.runs.directory import RunDirectory
 from bds.spec.study import StudySpec
-from bds.study.plan import Input, audit_folder, audit_of, selection_of
+from bds.studies.plan import Input, audit_folder, audit_of, selection_of
 
 SELECTED_ROWS = "selections/rows.parquet"
 

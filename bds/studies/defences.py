@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bds.study.cells import series_key
-from bds.study.plan import NO_MITIGATION
+from bds.studies.cells import series_key
+from bds.studies.plan import NO_MITIGATION
 
 DEFENDING_KINDS = ("whole", "filtered")
 

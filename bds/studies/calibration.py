@@ -27,10 +27,10 @@ from bds.scoring.detectors import DETECTORS, Need, normalised_rank
 from bds.scoring.learned_weights import learned_weights
 from bds.scoring.passes import requested_detectors
 from bds.spec.study import StudySpec
-from bds.study.cells import cell_id, headline_of, series_key
-from bds.study.conditions import condition_name, own_training
-from bds.study.measurements import METRICS
-from bds.study.plan import (
+from bds.studies.cells import cell_id, headline_of, series_key
+from bds.studies.conditions import condition_name, own_training
+from bds.studies.measurements import METRICS
+from bds.studies.plan import (
     NO_MITIGATION,
     Input,
     StudyPlan,
@@ -40,7 +40,7 @@ from bds.study.plan import (
     evaluation_folder,
     selection_of,
 )
-from bds.study.twins import SELECTED_ROWS, twins
+from bds.studies.twins import SELECTED_ROWS, twins
 
 SCORES = "scores.parquet"
 
@@ -72,6 +72,11 @@ class Observation:
     share: float
     """Of attacks that succeeded."""
     prompts: float
+
+
+def calibration_file(scorer: str) -> str:
+    """Where the weights of a scorer's detectors stand in a study's directory."""
+    return f"calibration/{scorer}.json"
 
 
 def calibration(

@@ -5,7 +5,7 @@ from typing import Any
 
 from bds.runs.directory import RunDirectory
 from bds.spec.study import StudySpec
-from bds.study.plan import StudyPlan, audit_folder, evaluation_folder, finetunes_folder
+from bds.studies.plan import StudyPlan, audit_folder, evaluation_folder, finetunes_folder
 
 _METRICS = "metrics.json"
 _PAGE = "report.html"

@@ -7,7 +7,7 @@ from typing import Any
 from bds.runs.directory import RunDirectory
 from bds.spec.evaluate import ConditionSpec
 from bds.spec.study import StudySpec
-from bds.study.plan import FinetuneRun, Input, Training, finetunes_folder, input_name
+from bds.studies.plan import FinetuneRun, Input, Training, finetunes_folder, input_name
 
 FINETUNES = "finetunes.json"
 

@@ -7,17 +7,18 @@ from typing import Any
 
 from bds.runs.directory import RunDirectory
 from bds.spec.study import StudySpec
-from bds.study.cells import adjust, cell_id, contrasts_of, measured_cell
-from bds.study.conditions import condition_name, finished_results, own_training, own_trainings
-from bds.study.curves import dose_curves, rate_curves
-from bds.study.defences import defence_charts
-from bds.study.grade import dataset_grades
-from bds.study.measurements import options_of, read_measurements
-from bds.study.plan import Cell, Input, StudyPlan, control_of
-from bds.study.sources import audits_told, evaluations_told, finetunes_told, rows_to_train_on
-from bds.study.steps import Ended
-from bds.study.transfer import transfer_matrices
-from bds.study.twins import twins
+from bds.studies.calibration import calibration
+from bds.studies.cells import adjust, cell_id, contrasts_of, measured_cell
+from bds.studies.conditions import condition_name, finished_results, own_training, own_trainings
+from bds.studies.curves import dose_curves, rate_curves
+from bds.studies.defences import defence_charts
+from bds.studies.grade import dataset_grades
+from bds.studies.measurements import options_of, read_measurements
+from bds.studies.plan import Cell, Input, StudyPlan, control_of
+from bds.studies.sources import audits_told, evaluations_told, finetunes_told, rows_to_train_on
+from bds.studies.steps import Ended
+from bds.studies.transfer import transfer_matrices
+from bds.studies.twins import twins
 
 Results = dict[str, dict[str, dict[str, Any]]]
 """By run of fine-tunes and condition, what each fine-tune told of itself."""
@@ -57,6 +58,7 @@ def study_results(spec: StudySpec, plan: StudyPlan, run: RunDirectory, ended: Se
         "rates": rate_curves(spec, cells),
         "defences": defence_charts(cells, targets),
         "grades": dataset_grades(cells, targets, doses, rows_to_train_on(spec, audits), spec.statistics.confidence),
+        "calibrations": calibration(spec, plan, run, cells) or {},
         "audits": audits,
         "evaluations": evaluations_told(plan, run),
         "finetunes": finetunes_told(plan, results),

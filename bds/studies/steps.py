@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bds.spec.study import StudySpec
-from bds.study.plan import FinetuneRun, StudyPlan
+from bds.studies.plan import FinetuneRun, StudyPlan
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bds.spec.study import StudySpec
-from bds.study.cells import series_key
+from bds.studies.cells import series_key
 
 _VALUE = ("value", "low", "high", "seeds", "by_seed")
 

@@ -10,8 +10,8 @@ from bds.evaluation.rates import over_seeds, seed_names, value_and_interval
 from bds.evaluation.statistics.multiplicity import BENJAMINI_HOCHBERG, HOLM, benjamini_hochberg, holm
 from bds.evaluation.study import Options, Series
 from bds.spec.study import StudySpec
-from bds.study.measurements import Measurements
-from bds.study.plan import NO_MITIGATION, Cell, control_cell
+from bds.studies.measurements import Measurements
+from bds.studies.plan import NO_MITIGATION, Cell, control_cell
 
 CONTROL, BASE, UNMITIGATED = "control", "base", "unmitigated"
 """What a cell is compared with."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bds.study.cells import CONTROL
+from bds.studies.cells import CONTROL
 
 _MATRIX = ("dataset", "selection", "recipe", "mitigation", "then")
 """What is alike in all entries of one matrix."""
