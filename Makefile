@@ -1,5 +1,5 @@
 # Each target installs what it needs into .venv first; a second call finds the stamp and installs nothing.
-#   make demo      audit the tiny made-up world, print the report's path
+#   make demo      the whole story on a tiny made-up world: audit, fine-tune, evaluate, report
 #   make test      lint, types and the tests that take minutes at most; make test-all adds the slow ones
 #   make clean     remove .venv, caches and runs/demo
 #

@@ -9,7 +9,7 @@ import pytest
 from bds.checks import check_spec
 from bds.cli import main
 from bds.organism.layout import OrganismPaths
-from bds.spec.load import load_spec, spec_from_options
+from bds.spec.load import load_study_spec, spec_from_options
 from bds.spec.options import option_overrides, parse_anchors
 
 
@@ -37,29 +37,31 @@ def test_what_organism_writes_can_be_audited_with_the_command_it_prints(
     assert "is not empty" in capsys.readouterr().err
 
 
-def test_the_demo_runs_resumes_and_rewrites_its_report(
+def test_the_demo_tells_its_story_resumes_and_rewrites_its_report(
     organism: OrganismPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    command = ["demo", "--run-dir", str(run), "--limit", "60", "--local"]
+    smaller = {"datasets.pool.limit": 60, "seeds": "[0]", "suites": f"[{{path: {organism.root}, limit: 8}}]"}
+    settings = [word for name, value in smaller.items() for word in ("--set", f"{name}={value}")]
+    command = ["demo", "--run-dir", str(run), "--local", *settings]
     assert main(command) == 0
     output = capsys.readouterr()
     report = run / "report.html"
     assert output.out == f"{report}\n"
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["verdict"]["headline"] in output.err.splitlines()
-    assert metrics["rows"]["total"] == 60
+    results = json.loads((run / "study.json").read_text())
+    assert results["verdict"]["headline"] in output.err.splitlines()
+    assert set(results["verdict"]["findings"]) <= set(output.err.splitlines())
+    selections = {cell["selection"] for cell in results["cells"] if cell["measured"]}
+    assert selections == {"top_100", "random_100", "whole", "filtered"}
 
-    first = {name: (run / name).read_bytes() for name in ("scores.parquet", "report.html")}
+    tables = {name: (run / name).read_bytes() for name in ("cells.parquet", "contrasts.parquet")}
     assert main(command) == 0
-    assert (run / "scores.parquet").read_bytes() == first["scores.parquet"]
+    assert {name: (run / name).read_bytes() for name in tables} == tables
 
     report.unlink()
+    capsys.readouterr()
     assert main(["report", str(run)]) == 0
-    assert capsys.readouterr().out.endswith(f"{report}\n")
+    assert capsys.readouterr().out == f"{report}\n"
     assert report.exists()
-
-    written = load_spec(str(run / "demo.yaml"), ["data.limit=60"])
-    assert written.data.path == str(organism.pool)
-    assert main(["audit", str(run / "demo.yaml"), "--limit", "60", "--local"]) == 0
-    assert (run / "scores.parquet").read_bytes() == first["scores.parquet"]
+    written = load_study_spec(str(run / "demo.yaml"))
+    assert written.datasets["pool"].path == str(organism.pool)
