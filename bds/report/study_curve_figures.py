@@ -91,6 +91,7 @@ def curve_picture(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, words)))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", color=RULE)
+        axes.set_ylabel("attack success" if words.is_share else words.name, fontsize=9, color=MUTED)
         axes.set_xlabel(f"{along.replace('_', ' ')} (log scale)", loc="right", fontsize=9, color=MUTED)
         figure.legend(loc="outside upper left", frameon=False, fontsize=9, ncols=1 if len(curves) < 5 else 2)
 

@@ -69,6 +69,7 @@ def defence_picture(title: str, axis: str, points: Sequence[Point], cost: Metric
             one.set_major_formatter(FuncFormatter(lambda value, _, words=words: _tick(value, words)))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", color=RULE)
+        axes.set_ylabel("attack success", fontsize=9, color=MUTED)
         axes.set_xlabel(axis, loc="right", fontsize=9, color=MUTED)
 
     told = "; ".join(

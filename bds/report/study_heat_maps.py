@@ -17,7 +17,7 @@ from bds.report.figures import CONTROL, FLAGGED, INK, MUTED, RULE, Picture, rend
 LEAST_REACH = 0.1
 """Of a colour scale of differences of shares, so that noise is not drawn in strong colours."""
 
-DARK = 0.6
+DARK = 0.78
 """Share of the colour scale from which a field's text is white."""
 
 LABEL_CHARACTERS = 24
@@ -99,7 +99,7 @@ def share_picture(
                 share = 0.0 if value is None or column >= coloured else min(1.0, max(0.0, value / highest))
                 paper = matplotlib.colors.to_hex(SHARES(0.85 * share))
                 _field(axes, row, column, RULE if value is None else paper if column < coloured else "none")
-                color = MUTED if value is None else "white" if share > DARK + 0.1 else INK
+                color = MUTED if value is None else "white" if share > 0.9 * DARK else INK
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8.5, color=color)
         _frame(axes, rows, columns, wide)
 

@@ -1,5 +1,6 @@
 """The charts of a study that compare fine-tunes: who breaks whom, by selection, by amount, and with a defence."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -104,7 +105,8 @@ def _of_target(study: Study, target: str, series: Series) -> Iterator[Chart]:
     words = words_of(series.metric)
     base = study.base(target, series)
     cells = study.strongest(study.of_target(target), series)
-    parts = [cells[start : start + LINES_A_CHART] for start in range(0, len(cells), LINES_A_CHART)]
+    size = math.ceil(len(cells) / max(1, math.ceil(len(cells) / LINES_A_CHART)))
+    parts = [cells[start : start + size] for start in range(0, len(cells), size)] if cells else []
     for place, part in enumerate(parts):
         lines = [] if base is None else [_line("before fine-tuning", base, baseline=True)]
         rows = [] if base is None else [_measured_row(None, target, base, series)]
