@@ -10,7 +10,7 @@ from bds.report.evaluation_measured import Series
 from bds.report.evaluation_words import words_of
 from bds.report.study_document import BASE, CONTROL, NO_MITIGATION, UNMITIGATED, Study
 from bds.report.study_tables import Linked, Table
-from bds.report.wording import UNMEASURED, count, number, p_value
+from bds.report.wording import UNMEASURED, count, learning_rate, number, p_value
 
 AGAINST = {CONTROL: "control", BASE: "before fine-tuning", UNMITIGATED: "without the mitigation"}
 
@@ -103,7 +103,7 @@ def _facts(study: Study, cell: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Fine-tuned model", cell["target"]),
         ("Dataset", cell["dataset"]),
         ("Selection", f"{cell['selection']}{chosen}: {study.selected(cell['selection'])}"),
-        ("Recipe", f"{cell['recipe']}, learning rate {number(cell['learning_rate'])}"),
+        ("Recipe", f"{cell['recipe']}, learning rate {learning_rate(cell['learning_rate'])}"),
         ("Samples and steps", f"{count(cell['samples'])} samples, {count(cell['steps'])} steps"),
         ("Last training loss", number(cell["final_loss"])),
         ("Fine-tunes measured", f"{count(len(cell['conditions']))} of {count(cell['wanted'])}"),

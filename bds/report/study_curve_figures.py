@@ -1,6 +1,6 @@
 """Attack success over an amount: the number of samples, or the learning rate. One line for each way of choosing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from bds.report.evaluation_words import MetricWords
 from bds.report.figures import CONTROL, FLAGGED, MUTED, RULE, Picture, render
 from bds.report.study_heat_maps import clipped
-from bds.report.wording import count, number
+from bds.report.wording import count, learning_rate
 
 MARKS = ("D", "o", "^", "v", "P", "X", "*")
 COLORS = (FLAGGED, "#15803d", "#7e22ce", "#be185d", "#92400e", "#0f766e", "#334155")
@@ -38,7 +38,7 @@ def curve_picture(
 ) -> Picture:
     """Lines through the means with their intervals, a small dot for every seed; the amount on a logarithmic axis."""
     amounts = sorted({point[along] for curve in curves for point in curve.points})
-    told = count if along == "samples" else number
+    told = amount_told(along)
     ends = [
         end
         for curve in curves
@@ -103,6 +103,11 @@ def curve_picture(
         for curve in curves
     )
     return render(draw, 5.0, 2.7 + 0.2 * rows, f"{title}. {lines}.")
+
+
+def amount_told(along: str) -> Callable[[float], str]:
+    """How an amount is written: 1,000 samples, a learning rate of 5e−5."""
+    return count if along == "samples" else learning_rate
 
 
 @dataclass(frozen=True)

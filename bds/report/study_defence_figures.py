@@ -61,7 +61,7 @@ def defence_picture(title: str, axis: str, points: Sequence[Point], cost: Metric
                 fontsize=9,
                 color=LOOKS[point.kind][1],
                 annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "alpha": 0.7, "shrinkB": 5},
+                arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "linestyle": ":", "shrinkB": 5},
             )
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(5))

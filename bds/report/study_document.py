@@ -108,14 +108,24 @@ class Study:
         """Whether another selection of the study is compared with the cell's."""
         return cell["selection"] in self._controls
 
-    def label(self, cell: Mapping[str, Any], *, target: bool = False) -> str:
-        """A cell in words, without what all cells of the study have in common."""
-        parts = [cell["dataset"]] if self._varies("dataset") else []
+    def label(self, cell: Mapping[str, Any], *, target: bool = False, dataset: bool = True) -> str:
+        """A cell in words, without its recipe where that is the usual one, nor what all cells have in common."""
+        parts = [cell["dataset"]] if dataset and self._varies("dataset") else []
         parts.append(cell["selection"] + (f" by {cell['scorer']}" if cell["scorer"] is not None else ""))
-        parts += [cell["recipe"]] if self._varies("recipe") else []
+        parts += [cell["recipe"]] if cell["recipe"] != self.usual_recipe else []
         parts += [cell["mitigation"]] if cell["mitigation"] != NO_MITIGATION else []
         parts += [f"then {cell['then']}"] if cell["then"] else []
         return ", ".join(parts) + (f" → {cell['target']}" if target else "")
+
+    @cached_property
+    def usual_recipe(self) -> str | None:
+        """That of most cells."""
+        recipes = [cell["recipe"] for cell in self.cells.values()]
+        return max(dict.fromkeys(recipes), key=recipes.count, default=None)
+
+    @property
+    def several_recipes(self) -> bool:
+        return self._varies("recipe")
 
     def input_label(self, chosen: Mapping[str, Any]) -> str:
         """A matrix, curve or chart in words: its dataset, selection, recipe, mitigation and further stages."""
@@ -157,13 +167,14 @@ class Study:
 
     @cached_property
     def matrices(self) -> list[Mapping[str, Any]]:
-        """The transfer matrices, those of the main series first, among them the strongest first."""
+        """The transfer matrices, those of the main series first, among them those of most models, the strongest first."""
         order = {series: place for place, series in enumerate(self.series)}
 
-        def strength(matrix: Mapping[str, Any]) -> tuple[int, bool, bool, float]:
+        def strength(matrix: Mapping[str, Any]) -> tuple[int, bool, int, bool, float]:
             mean = matrix["transfer_mean"] if matrix["transfer_mean"] is not None else matrix["own_mean"]
             plain = matrix["mitigation"] == NO_MITIGATION
-            return order.get(series_of(matrix), len(order)), not plain, mean is None, -(mean or 0.0)
+            size = len(matrix["scorers"]) * len(matrix["targets"])
+            return order.get(series_of(matrix), len(order)), not plain, -size, mean is None, -(mean or 0.0)
 
         return sorted(self.document["transfer"], key=strength)
 

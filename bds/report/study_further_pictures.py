@@ -55,17 +55,7 @@ def category_chart(study: Study, series: Series) -> Chart | None:
         ("categories", series.suite),
         f"{title_of(series)} by category" + (", in per cent" if words.is_share else ""),
         picture,
-        [
-            {
-                "row": name,
-                "category": each["category"],
-                **series._asdict(),
-                **{field: each[field] for field in ("value", "low", "high")},
-                "cell": cell and cell["id"],
-            }
-            for name, cell, measured in owners
-            for each in measured["by_category"]
-        ],
+        [_category_row(name, cell, measured, series, names) for name, cell, measured in owners],
         note=note_of(series),
         caption=f"The {CELLS_A_MAP} highest; {left} others are in the data." if left else "",
     )
@@ -214,6 +204,22 @@ def _category_name(study: Study, series: Series, category: str) -> str:
             if suite["name"] == series.suite:
                 return str(suite["categories"].get(category, category))
     return category
+
+
+def _category_row(
+    name: str, cell: Mapping[str, Any] | None, measured: Mapping[str, Any], series: Series, categories: Sequence[str]
+) -> dict[str, Any]:
+    found = {each["category"]: each for each in measured["by_category"]}
+    return {
+        "row": name,
+        "cell": cell and cell["id"],
+        **series._asdict(),
+        **{
+            category if field == "value" else f"{category} {field}": found[category][field] if category in found else None
+            for category in categories
+            for field in ("value", "low", "high")
+        },
+    }
 
 
 def _short(value: float | None, *, is_share: bool) -> str:

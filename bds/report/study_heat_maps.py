@@ -39,6 +39,8 @@ def transfer_picture(title: str, matrix: Mapping[str, Any], words: MetricWords) 
     sizes = [abs(each["difference"]) for each in matrix["entries"] if each["difference"] is not None]
     reach = max([LEAST_REACH, *sizes])
     wide, high = _FIELD
+    longest = max((len(name) for name in targets), default=0)
+    wide = max(wide, min(1.25, _CHARACTER * longest + 0.12))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -60,8 +62,8 @@ def transfer_picture(title: str, matrix: Mapping[str, Any], words: MetricWords) 
                 corner = (targets.index(scorer) + 0.035, row + 0.035)
                 axes.add_patch(Rectangle(corner, 0.93, 0.93, fill=False, edgecolor=INK, linewidth=2.2, zorder=4))
         _frame(axes, scorers, targets, wide)
-        axes.set_xlabel("fine-tuned model", fontsize=9, color=MUTED)
-        axes.set_ylabel("model that chose the samples", fontsize=9, color=MUTED)
+        axes.set_xlabel("fine-tuned", fontsize=9, color=MUTED)
+        axes.set_ylabel("chosen by", fontsize=9, color=MUTED)
 
     told = "; ".join(_transfer_told(each, words) for each in matrix["entries"])
     return render(

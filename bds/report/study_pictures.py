@@ -57,8 +57,18 @@ def transfer_charts(study: Study) -> list[Chart]:
 
 
 def selection_charts(study: Study, series: Series) -> list[Chart]:
-    """The cells of every target, the highest first; the model before fine-tuning opens each picture."""
-    return [chart for target in study.targets for chart in _of_target(study, target, series)]
+    """The cells of every target and dataset, the highest first; the model before fine-tuning opens each picture.
+
+    The first pictures of all targets stand before the second ones.
+    """
+    datasets = dict.fromkeys(cell["dataset"] for cell in study.cells.values())
+    parts = [
+        (place, chart)
+        for dataset in datasets
+        for target in study.targets
+        for place, chart in enumerate(_of_target(study, target, dataset, series))
+    ]
+    return [chart for _, chart in sorted(parts, key=lambda part: part[0])]
 
 
 def dose_charts(study: Study) -> list[Chart]:
@@ -101,10 +111,10 @@ def defence_charts(study: Study) -> list[Chart]:
     return charts
 
 
-def _of_target(study: Study, target: str, series: Series) -> Iterator[Chart]:
+def _of_target(study: Study, target: str, dataset: str, series: Series) -> Iterator[Chart]:
     words = words_of(series.metric)
     base = study.base(target, series)
-    cells = study.strongest(study.of_target(target), series)
+    cells = study.strongest([cell for cell in study.of_target(target) if cell["dataset"] == dataset], series)
     size = math.ceil(len(cells) / max(1, math.ceil(len(cells) / LINES_A_CHART)))
     parts = [cells[start : start + size] for start in range(0, len(cells), size)] if cells else []
     for place, part in enumerate(parts):
@@ -113,13 +123,13 @@ def _of_target(study: Study, target: str, series: Series) -> Iterator[Chart]:
         for cell in part:
             measured = study.measured(cell["id"], series)
             assert measured is not None, "the strongest were measured"
-            lines.append(_line(study.label(cell), measured, control=study.is_control(cell)))
+            lines.append(_line(study.label(cell, dataset=False), measured, control=study.is_control(cell)))
             rows.append(_measured_row(cell, target, measured, series))
         further = f" ({place + 1} of {len(parts)})" if len(parts) > 1 else ""
         yield make_chart(
-            ("selections", target, series.suite, *([str(place + 1)] if place else [])),
-            f"{target}{further}",
-            rate_picture(f"{title_of(series)} of {target}", lines, words, None),
+            ("selections", target, dataset, series.suite, *([str(place + 1)] if place else [])),
+            f"{target}: {dataset}{further}",
+            rate_picture(f"{title_of(series)} of {target} after training on {dataset}", lines, words, None),
             rows,
             note=note_of(series),
         )

@@ -10,7 +10,7 @@ from bds.report.evaluation_words import words_of
 from bds.report.study_document import CONTROL, Study
 from bds.report.study_further_pictures import pairs_of
 from bds.report.study_words import MEASURED, name_of
-from bds.report.wording import UNMEASURED, count, duration, number, p_value, percent, signed
+from bds.report.wording import UNMEASURED, count, duration, learning_rate, p_value, percent, signed
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def curve_table(study: Study, curves: Sequence[Mapping[str, Any]]) -> Table:
             interval = words.interval(point["low"], point["high"])
             row.append(Linked(words.value(point["value"]), study.anchor(point["cell"]), interval))
         rows.append(tuple(row))
-    told = [f"{count(amount)} samples" if along == "samples" else f"rate {number(amount)}" for amount in amounts]
+    told = [f"{count(amount)} samples" if along == "samples" else f"rate {learning_rate(amount)}" for amount in amounts]
     return Table(("Chosen", *told), rows)
 
 

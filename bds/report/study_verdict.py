@@ -12,12 +12,12 @@ from bds.report.evaluation_words import interval_name, words_of
 from bds.report.study_cautions import cautions, limits, next_steps
 from bds.report.study_document import NO_MITIGATION, RANKED, UNMITIGATED, Study
 from bds.report.study_further_pictures import pairs_of
-from bds.report.study_words import EXPLAINED, MEASURED, difference_told, name_of, told
-from bds.report.wording import amount, count, number, percent, points, sentence_list, signed, times
+from bds.report.study_words import MEASURED, difference_told, name_of, told
+from bds.report.wording import amount, count, learning_rate, percent, points, sentence_list, signed, times
 
 MATRICES_TOLD = 3
-CURVES_TOLD = 3
-DEFENCES_TOLD = 4
+CURVES_TOLD = 2
+DEFENCES_TOLD = 3
 LIFT_TOLD = 1.5
 """A format is told of where it is this many times as frequent as among random rows."""
 
@@ -65,8 +65,11 @@ def _headline(study: Study) -> str:
 
 def _transfers(study: Study, matrix: Mapping[str, Any]) -> bool:
     """Whether ranked samples of one model were trained on by another."""
-    kind = study.document["selections"].get(matrix["selection"], {}).get("kind")
-    return matrix["transfers"] > 0 and kind in RANKED
+    return matrix["transfers"] > 0 and _is_ranked(study, matrix)
+
+
+def _is_ranked(study: Study, matrix: Mapping[str, Any]) -> bool:
+    return study.document["selections"].get(matrix["selection"], {}).get("kind") in RANKED
 
 
 def _transfer_headline(study: Study, matrix: Mapping[str, Any]) -> str:
@@ -76,7 +79,9 @@ def _transfer_headline(study: Study, matrix: Mapping[str, Any]) -> str:
     against = f"the {name_of(series_of(matrix))} of models that did not choose them"
     what = f"Samples that one model chose ({matrix['selection']})"
     if matrix["transferred"]:
-        many = "all" if matrix["transferred"] == matrix["transfers"] else f"{count(matrix['transferred'])} of"
+        all_of_them = matrix["transferred"] == matrix["transfers"]
+        many = "the only" if matrix["transfers"] == 1 else "all" if all_of_them else f"{count(matrix['transferred'])} of"
+        pairs = "pair of models" if matrix["transfers"] == 1 else pairs
         return (
             f"{what} break other models, too: they raise {against} by {other} on average over their control, "
             f"significantly in {many} {pairs}."
@@ -134,15 +139,16 @@ def _findings(study: Study) -> Iterator[str]:
     if main is None:
         return
     yield from _before_and_after(study, main)
-    for matrix in [each for each in study.matrices if series_of(each) == main][:MATRICES_TOLD]:
+    ranked = [each for each in study.matrices if series_of(each) == main and _is_ranked(study, each)]
+    for matrix in ranked[:MATRICES_TOLD]:
         yield _matrix(study, matrix)
     yield from _tally(study)
+    yield from _grades(study)
     yield from _doses(study, main)
     yield from _rates(study, main)
     yield from _defences(study)
     yield from _detectors(study)
     yield from _picks(study)
-    yield from _grades(study)
 
 
 def _scope(study: Study) -> Iterator[str]:
@@ -171,9 +177,8 @@ def _before_and_after(study: Study, main: Series) -> Iterator[str]:
         return
     span = words.value(min(bases)) + (f" to {words.value(max(bases))}" if min(bases) != max(bases) else "")
     cell = strongest[0]
-    noun = EXPLAINED if main.metric == "attack_success" else name_of(main)
     yield (
-        f"On {main.suite} the {noun} is {span} before fine-tuning and highest with {study.label(cell)} on "
+        f"On {main.suite} the {name_of(main)} is {span} before fine-tuning and highest with {study.label(cell)} on "
         f"{cell['target']}: {told(study.measured(cell['id'], main), words)}, by {main.judge}."
     )
 
@@ -241,7 +246,7 @@ def _rates(study: Study, main: Series) -> Iterator[str]:
     if not known:
         return
     curve = max(known, key=lambda each: max(point["value"] or 0.0 for point in each["points"]))
-    steps = [f"{words.value(point['value'])} at {number(point['learning_rate'])}" for point in curve["points"]]
+    steps = [f"{words.value(point['value'])} at {learning_rate(point['learning_rate'])}" for point in curve["points"]]
     by = f" by {curve['scorer']}" if curve["scorer"] else ""
     yield f"By learning rate: {curve['selection']}{by} on {curve['target']} gives {sentence_list(steps)}."
 
@@ -257,7 +262,10 @@ def _defences(study: Study) -> Iterator[str]:
             values = point["attack_success"]["value"], plain["attack_success"]["value"]
             if None not in values:
                 found.append((values[1] - values[0], chart, point, plain))
-    found.sort(key=lambda item: -item[0])
+    best: dict[int, tuple[float, Any, Any, Any]] = {}
+    for item in found:
+        best[id(item[1])] = max(best.get(id(item[1]), item), item, key=lambda each: each[0])
+    found = sorted(best.values(), key=lambda item: -item[0])
     for _, chart, point, plain in found[:DEFENCES_TOLD]:
         yield _defence(study, chart, point, plain)
 
