@@ -12,6 +12,9 @@ from bds.report.figures import Picture
 
 FOLDER = "charts"
 NAME_CHARACTERS = 60
+HALF_PAGE = 560
+"""CSS pixels, and a little more: so wide a picture shrinks to half a page and is still read."""
+
 _FONTS = "DejaVu Sans, Helvetica, Arial, sans-serif"
 
 _LONG = re.compile(r"(?<![\w.#-])-?\d+\.\d{3,}(?![\w.])")
@@ -69,6 +72,11 @@ class Chart:
     @property
     def width(self) -> int:
         return self.picture.width
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it takes the whole width of a page."""
+        return self.width > HALF_PAGE
 
     @property
     def files(self) -> dict[str, bytes]:

@@ -102,7 +102,7 @@ def curve_picture(
         + ", ".join(f"{words.value(point['value'])} at {told(point[along])}" for point in curve.points)
         for curve in curves
     )
-    return render(draw, 5.0, 2.7 + 0.2 * rows, f"{title}. {lines}.")
+    return render(draw, 4.7, 2.7 + 0.2 * rows, f"{title}. {lines}.")
 
 
 def amount_told(along: str) -> Callable[[float], str]:

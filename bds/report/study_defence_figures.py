@@ -76,7 +76,7 @@ def defence_picture(title: str, axis: str, points: Sequence[Point], cost: Metric
         f"{point.name}: {success.value(point.success[0])} at {cost.value(point.cost[0])}" for point in points
     )
     height = max(2.9, 0.9 + 0.24 * len(points))
-    return render(draw, 5.6, height, f"{title}. {told}.")
+    return render(draw, 5.0, height, f"{title}. {told}.")
 
 
 def apart(wanted: Sequence[float], gap: float) -> list[float]:

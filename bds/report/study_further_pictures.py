@@ -68,13 +68,15 @@ def overlap_charts(study: Study) -> list[Chart]:
         pairs = [(audit, pair) for audit in audits for pair in pairs_of(audit["agreement"])]
         if not pairs:
             continue
+        alike = len({_pair(pair) for _, pair in pairs}) == 1
         lines = [
-            Overlap(f"{audit['scorer']}: {_pair(pair)}", pair["spearman"], pair["overlap"], pair["expected"])
+            Overlap(audit["scorer"] + ("" if alike else f": {_pair(pair)}"), pair["spearman"], pair["overlap"], pair["expected"])
             for audit, pair in pairs
         ]
         rows = [{"dataset": dataset, "scorer": audit["scorer"], **pair} for audit, pair in pairs]
         title = f"Do the detectors agree on {dataset}?"
-        charts.append(make_chart(("detectors", dataset), title, overlap_picture(title, lines), rows))
+        note = f"{_pair(pairs[0][1])}, by the model that scored" if alike else ""
+        charts.append(make_chart(("detectors", dataset), title, overlap_picture(title, lines), rows, note=note))
     return charts
 
 

@@ -62,7 +62,7 @@ def transfer_picture(title: str, matrix: Mapping[str, Any], words: MetricWords) 
                 corner = (targets.index(scorer) + 0.035, row + 0.035)
                 axes.add_patch(Rectangle(corner, 0.93, 0.93, fill=False, edgecolor=INK, linewidth=2.2, zorder=4))
         _frame(axes, scorers, targets, wide)
-        axes.set_xlabel("fine-tuned", fontsize=9, color=MUTED)
+        axes.set_xlabel("fine-tuned model", fontsize=9, color=MUTED, labelpad=9)
         axes.set_ylabel("chosen by", fontsize=9, color=MUTED)
 
     told = "; ".join(_transfer_told(each, words) for each in matrix["entries"])

@@ -90,7 +90,7 @@ def render_study(study: Study, charts: Charts) -> str:
         interval=interval_name(study.confidence),
         tiles=tiles(study),
         charts=charts,
-        opening=[*charts.transfer[:1], *(charts.grades or charts.selections[:1])][:2],
+        opening=_opening(charts),
         charts_open=CHARTS_OPEN,
         matrices=matrix_tables(study),
         cells=[Titled(f"{target}, {series.suite}", cells_table(study, target, series)) for target, series in _own(study)],
@@ -179,6 +179,13 @@ def target_tables(study: Study) -> list[Titled]:
         Titled(f"{target}: {title_of(series)}, {series.suite} by {series.judge}", cells_table(study, target, series))
         for target, series in _own(study)
     ]
+
+
+def _opening(charts: Charts) -> list[Chart]:
+    """Beside the verdict: who breaks whom and the grades; below a wide matrix there is room for one more."""
+    first = charts.transfer[:1]
+    further = [*charts.grades[:1], *charts.doses[:1], *charts.selections[:1]]
+    return [*first, *further[: 2 if not first or first[0].is_wide else 1]]
 
 
 def _own(study: Study) -> list[tuple[str, Any]]:

@@ -197,7 +197,12 @@ def _matrix(study: Study, matrix: Mapping[str, Any]) -> str:
             f"{words.difference(matrix['transfer_mean'])} where another model chose (significant in "
             f"{count(matrix['transferred'])} of {count(matrix['transfers'])})"
         )
-    return f"{study.input_label(matrix)}, against its control: {sentence_list(parts) or 'not measured'}."
+    chosen = f"{matrix['selection']} of {matrix['dataset']}"
+    how = [f"recipe {matrix['recipe']}"] if study.several_recipes else []
+    how += [matrix["mitigation"]] if matrix["mitigation"] != NO_MITIGATION else []
+    how += [f"then {matrix['then']}"] if matrix["then"] else []
+    trained = f" ({', '.join(how)})" if how else ""
+    return f"{chosen}{trained}, against its control: {sentence_list(parts) or 'not measured'}."
 
 
 def _tally(study: Study) -> Iterator[str]:

@@ -63,7 +63,7 @@ def number(value: float | None) -> str:
 
 def learning_rate(value: float) -> str:
     """As recipes write it: 0.001, 5e−5."""
-    if value >= 1e-3 or value == 0:
+    if value >= 1e-4 or value == 0:
         return f"{value:g}"
     mantissa, exponent = f"{value:.3e}".split("e")
     return f"{float(mantissa):g}e−{-int(exponent)}"
