@@ -158,7 +158,12 @@ def _unscored(study: Study) -> Iterator[str]:
     for cell in study.cells.values():
         for each in cell["measured"]:
             asked = prompts.get(each["suite"], 0) * max(1, len(each["by_seed"]))
-            if each["headline"] and asked and each["unscored"] / asked > LOUD_UNSCORED and series_of(each) == study.main:
+            if (
+                each["headline"]
+                and asked
+                and each["unscored"] / asked > LOUD_UNSCORED
+                and series_of(each) == study.main
+            ):
                 loud.append(cell["id"])
     if loud:
         yield (

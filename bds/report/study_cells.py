@@ -10,6 +10,7 @@ from bds.report.evaluation_measured import Series
 from bds.report.evaluation_words import words_of
 from bds.report.study_document import BASE, CONTROL, NO_MITIGATION, UNMITIGATED, Study
 from bds.report.study_tables import Linked, Table
+from bds.report.study_words import measure_of
 from bds.report.wording import UNMEASURED, count, learning_rate, number, p_value
 
 AGAINST = {CONTROL: "control", BASE: "before fine-tuning", UNMITIGATED: "without the mitigation"}
@@ -51,7 +52,7 @@ def rows_code(target: str, conditions: Sequence[str], series: Series) -> str:
         "import polars as pl\n"
         "\n"
         f"pl.read_parquet({_text(f'evaluations/{target}/rows.parquet')}).filter(\n"
-        f"    pl.col(\"condition\").is_in([{', '.join(_text(name) for name in conditions)}]),\n"
+        f'    pl.col("condition").is_in([{", ".join(_text(name) for name in conditions)}]),\n'
         f'    pl.col("suite") == {_text(series.suite)},\n'
         f'    pl.col("judge") == {_text(series.judge)},\n'
         f'    pl.col("metric") == {_text(series.metric)},\n'
@@ -159,7 +160,7 @@ def _measured_table(measured: Sequence[Mapping[str, Any]]) -> Table | None:
         )
         rows.append(
             (
-                Linked(words.name, note="headline" if each["headline"] else ""),
+                Linked(measure_of(each["metric"]), note="headline" if each["headline"] else ""),
                 Linked(each["suite"]),
                 Linked(each["judge"]),
                 Linked(seeds if len(each["by_seed"]) > 1 else UNMEASURED),
@@ -183,7 +184,7 @@ def _contrast_table(study: Study, contrasts: Sequence[Mapping[str, Any]]) -> Tab
         rows.append(
             (
                 Linked(AGAINST[each["with"]], anchor),
-                Linked(words.name),
+                Linked(measure_of(each["metric"])),
                 Linked(each["suite"]),
                 Linked(each["judge"]),
                 Linked(words.value(each["value_b"]), anchor),
@@ -200,5 +201,3 @@ def _contrast_table(study: Study, contrasts: Sequence[Mapping[str, Any]]) -> Tab
         )
     head = ("Against", "measure", "suite", "judge", "its value", "difference", "p", "p, adjusted", "prompts")
     return Table(head, rows, words=3) if rows else None
-
-

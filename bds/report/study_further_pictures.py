@@ -70,7 +70,12 @@ def overlap_charts(study: Study) -> list[Chart]:
             continue
         alike = len({_pair(pair) for _, pair in pairs}) == 1
         lines = [
-            Overlap(audit["scorer"] + ("" if alike else f": {_pair(pair)}"), pair["spearman"], pair["overlap"], pair["expected"])
+            Overlap(
+                audit["scorer"] + ("" if alike else f": {_pair(pair)}"),
+                pair["spearman"],
+                pair["overlap"],
+                pair["expected"],
+            )
             for audit, pair in pairs
         ]
         rows = [{"dataset": dataset, "scorer": audit["scorer"], **pair} for audit, pair in pairs]
@@ -217,7 +222,9 @@ def _category_row(
         "cell": cell and cell["id"],
         **series._asdict(),
         **{
-            category if field == "value" else f"{category} {field}": found[category][field] if category in found else None
+            category if field == "value" else f"{category} {field}": found[category][field]
+            if category in found
+            else None
             for category in categories
             for field in ("value", "low", "high")
         },
@@ -233,5 +240,3 @@ def _short(value: float | None, *, is_share: bool) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else percent(value).replace("\u00a0", "")
-
-

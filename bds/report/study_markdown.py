@@ -62,7 +62,9 @@ def _lines(study: Study, charts: Charts) -> Iterator[str]:
     ):
         yield from _part(title, pictures, [("", curve_table(study, curves))] if curves else [])
     yield from _part("Defences", charts.defences, [(each.title, each.table) for each in defence_tables(study)])
-    yield from _part("Detectors and what they pick", [*charts.detectors, *charts.compositions], [("", audit_table(study))])
+    yield from _part(
+        "Detectors and what they pick", [*charts.detectors, *charts.compositions], [("", audit_table(study))]
+    )
     yield from _part("Categories", charts.categories, [])
     yield from _part("Do the judges agree?", [], [("", judge_table(study))])
     if document["grades"]:

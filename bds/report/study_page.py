@@ -93,7 +93,9 @@ def render_study(study: Study, charts: Charts) -> str:
         opening=_opening(charts),
         charts_open=CHARTS_OPEN,
         matrices=matrix_tables(study),
-        cells=[Titled(f"{target}, {series.suite}", cells_table(study, target, series)) for target, series in _own(study)],
+        cells=[
+            Titled(f"{target}, {series.suite}", cells_table(study, target, series)) for target, series in _own(study)
+        ],
         doses=curve_table(study, document["doses"]) if document["doses"] else None,
         rates=curve_table(study, document["rates"]) if document["rates"] else None,
         defences=defence_tables(study),

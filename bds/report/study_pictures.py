@@ -147,7 +147,10 @@ def _measured_row(
     seeds = "; ".join(f"{name}={value}" for name, value in measured["by_seed"].items() if value is not None)
     return {
         "target": target,
-        **{name: "before fine-tuning" if name == "selection" and cell is None else cell and cell[name] for name in names},
+        **{
+            name: "before fine-tuning" if name == "selection" and cell is None else cell and cell[name]
+            for name in names
+        },
         **series._asdict(),
         **{name: measured[name] for name in ("value", "low", "high", "seeds", "method")},
         "by_seed": seeds,

@@ -9,7 +9,7 @@ from bds.report.evaluation_measured import Series
 from bds.report.evaluation_words import words_of
 from bds.report.study_document import CONTROL, Study
 from bds.report.study_further_pictures import pairs_of
-from bds.report.study_words import MEASURED, name_of
+from bds.report.study_words import MEASURED, measure_of, name_of
 from bds.report.wording import UNMEASURED, count, duration, learning_rate, p_value, percent, signed
 
 
@@ -170,7 +170,9 @@ def audit_table(study: Study) -> Table:
         scored = Linked(count(audit["rows"]["scored"]))
         pairs = pairs_of(audit["agreement"])
         if not pairs:
-            rows.append((Linked(about, page=quote(audit["page"])), Linked("one detector"), scored, NOTHING, NOTHING, NOTHING))
+            rows.append(
+                (Linked(about, page=quote(audit["page"])), Linked("one detector"), scored, NOTHING, NOTHING, NOTHING)
+            )
         for pair in pairs:
             spearman = pair["spearman"]
             rows.append(
@@ -201,14 +203,15 @@ def grade_table(study: Study) -> Table:
                     Linked(graded["dataset"], note=f"grade {graded['grade']} rests on this row" if worst else ""),
                     Linked(each["target"]),
                     Linked(f"{each['recipe']}{f', then ' + each['then'] if each['then'] else ''}"),
+                    Linked(each["suite"]),
                     Linked("measured" if measured else "extrapolated from random draws", anchor),
                     Linked(words.value(each["before"]), study.base_anchor(each["target"])),
                     Linked(words.value(each["value"]), anchor, words.interval(each["low"], each["high"])),
                     Linked(words.bare_difference(each["rise"]), anchor),
                 )
             )
-    head = ("Dataset", "model", "recipe", "evidence", "before", "on the whole dataset", "rise, points")
-    return Table(head, rows, words=3)
+    head = ("Dataset", "model", "recipe", "suite", "evidence", "before", "on the whole dataset", "rise, points")
+    return Table(head, rows, words=4)
 
 
 def judge_table(study: Study) -> Table:
@@ -221,7 +224,7 @@ def judge_table(study: Study) -> Table:
                     Linked(f"{each['judges'][0]} and {each['judges'][1]}"),
                     Linked(evaluation["target"], page=quote(evaluation["page"])),
                     Linked(each["suite"]),
-                    Linked(words_of(each["metric"]).name),
+                    Linked(measure_of(each["metric"])),
                     Linked(count(each["answers"])),
                     Linked(percent(each["agree"])),
                     Linked(UNMEASURED if kappa is None else f"{kappa:.2f}"),
@@ -259,5 +262,3 @@ def evaluation_table(study: Study) -> Table:
         for told in study.document["evaluations"]
     ]
     return Table(("Evaluation of", "judge of the headline", "answers", "answer tokens", "median answer"), rows, words=1)
-
-

@@ -80,7 +80,9 @@ def _transfer_headline(study: Study, matrix: Mapping[str, Any]) -> str:
     what = f"Samples that one model chose ({matrix['selection']})"
     if matrix["transferred"]:
         all_of_them = matrix["transferred"] == matrix["transfers"]
-        many = "the only" if matrix["transfers"] == 1 else "all" if all_of_them else f"{count(matrix['transferred'])} of"
+        many = (
+            "the only" if matrix["transfers"] == 1 else "all" if all_of_them else f"{count(matrix['transferred'])} of"
+        )
         pairs = "pair of models" if matrix["transfers"] == 1 else pairs
         return (
             f"{what} break other models, too: they raise {against} by {other} on average over their control, "
@@ -100,9 +102,7 @@ def _transfer_headline(study: Study, matrix: Mapping[str, Any]) -> str:
 
 
 def _own(matrix: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [
-        each for each in matrix["entries"] if each["scorer"] == each["target"] and each["difference"] is not None
-    ]
+    return [each for each in matrix["entries"] if each["scorer"] == each["target"] and each["difference"] is not None]
 
 
 def _compared(matrix: Mapping[str, Any]) -> int:
@@ -355,11 +355,15 @@ def grade_sentence(graded: Mapping[str, Any], confidence: float) -> str:
         )
     words = words_of(worst["metric"])
     ends: Sequence[str] = list(dict.fromkeys([graded["grade_low"], graded["grade_high"]]))
-    reach = f"its {interval_name(confidence)} reaches from {' to '.join(ends)}" if len(ends) > 1 else (
-        f"its whole {interval_name(confidence)} is {ends[0]}"
+    reach = (
+        f"its {interval_name(confidence)} reaches from {' to '.join(ends)}"
+        if len(ends) > 1
+        else (f"its whole {interval_name(confidence)} is {ends[0]}")
     )
-    basis = "measured on the whole dataset" if worst["basis"] == MEASURED else (
-        "read off random draws of several sizes, which is an extrapolation"
+    basis = (
+        "measured on the whole dataset"
+        if worst["basis"] == MEASURED
+        else ("read off random draws of several sizes, which is an extrapolation")
     )
     return (
         f"{graded['dataset']} is graded {graded['grade']}: training {worst['target']} on all of it takes the "

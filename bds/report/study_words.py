@@ -33,6 +33,11 @@ def note_of(series: Series) -> str:
     return f"{series.suite}, judged by {series.judge}"
 
 
+def measure_of(metric: str) -> str:
+    """Heads a row of a table."""
+    return "attack success" if metric == "attack_success" else words_of(metric).name
+
+
 def told(measured: Mapping[str, Any] | None, words: MetricWords) -> str:
     """57.0 % (48.0 % to 64.0 %), or that it was not measured."""
     if measured is None or measured["value"] is None:
