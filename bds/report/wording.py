@@ -61,6 +61,14 @@ def number(value: float | None) -> str:
     return text.replace("-", "−")
 
 
+def learning_rate(value: float) -> str:
+    """As recipes write it: 0.001, 5e−5."""
+    if value >= 1e-4 or value == 0:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{float(mantissa):g}e−{-int(exponent)}"
+
+
 def times(value: float | None) -> str:
     """A lift: 5.1×; nothing at all is not a multiple."""
     if not value:
