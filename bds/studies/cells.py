@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from statistics import fmean
 from typing import Any
 
-from bds.evaluation.differences import difference
+from bds.evaluation.differences import Side, difference
 from bds.evaluation.prompt_values import categories_of
 from bds.evaluation.rates import over_seeds, seed_names, value_and_interval
 from bds.evaluation.statistics.multiplicity import BENJAMINI_HOCHBERG, HOLM, benjamini_hochberg, holm
@@ -38,6 +39,7 @@ def measured_cell(found: Measurements, conditions: Sequence[str], options: Optio
             **value_and_interval(estimate),
             "method": None if estimate is None else estimate.method,
             "by_seed": dict(zip(seed_names([side.arm for side in sides]), (own.mean for own in values), strict=True)),
+            "of_seed": _of_seeds(sides),
             "unscored": sum(own.unscored for own in values),
         }
         if series in found.headline:
@@ -104,6 +106,16 @@ def headline_of(measured: Sequence[Mapping[str, Any]], suite: str) -> Mapping[st
 
 def series_key(entry: Mapping[str, Any]) -> Series:
     return Series(entry["suite"], entry["judge"], entry["metric"])
+
+
+def _of_seeds(sides: Sequence[Side]) -> dict[str, float]:
+    """By training seed the mean over its draws: what a cell and its control have in common."""
+    seeds = dict.fromkeys(side.arm.seed for side in sides if side.arm.seed is not None)
+    means = {
+        seed: [side.values.mean for side in sides if side.arm.seed == seed and side.values.mean is not None]
+        for seed in seeds
+    }
+    return {str(seed): fmean(of_seed) for seed, of_seed in means.items() if of_seed}
 
 
 def _others(spec: StudySpec, cell: Cell, target: str, conditions: Conditions) -> list[tuple[str, str, Sequence[str]]]:

@@ -56,7 +56,8 @@ def dataset_grades(
                 [curve for curve in curves if curve["dataset"] == dataset], before, rows.get(dataset), confidence
             ),
         ]
-        worst = max(evidence, key=lambda each: each["rise"], default=None)
+        # What was measured of the whole dataset goes before what a line foretells, of whatever recipe.
+        worst = max(evidence, key=lambda each: (each["basis"] == MEASURED, each["rise"]), default=None)
         graded.append(
             {
                 "dataset": dataset,

@@ -53,7 +53,7 @@ def study_results(spec: StudySpec, plan: StudyPlan, run: RunDirectory, ended: Se
         "targets": targets,
         "cells": cells,
         "contrasts": contrasts,
-        "transfer": transfer_matrices(cells, contrasts),
+        "transfer": transfer_matrices(cells, contrasts, spec.statistics.confidence),
         "doses": doses,
         "rates": rate_curves(spec, cells),
         "defences": defence_charts(cells, targets),

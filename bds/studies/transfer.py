@@ -1,9 +1,16 @@
-"""The transfer matrix: by how much samples that one model chose break another, against the control of the same size."""
+"""The transfer matrix: by how much samples that one model chose break another, against the control of the same size.
+
+Each entry rests on a few seeds, and a study has many entries. Whether samples transfer at all is one question: it is
+answered by the mean over all pairs of models, one value a seed, so that pairs with a control in common count as one.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-from bds.studies.cells import CONTROL
+from bds.evaluation.statistics.multiplicity import holm
+from bds.evaluation.statistics.seeds import t_interval, t_test
+from bds.studies.cells import CONTROL, series_key
 
 _MATRIX = ("dataset", "selection", "recipe", "mitigation", "then")
 """What is alike in all entries of one matrix."""
@@ -12,11 +19,13 @@ _TAKEN = ("value_a", "value_b", "difference", "low", "high", "p_adjusted", "sign
 
 
 def transfer_matrices(
-    cells: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]]
+    cells: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]], confidence: float
 ) -> list[dict[str, Any]]:
     """A matrix of every headline, dataset, ranked selection, recipe and mitigation, of two models or more.
 
-    An entry is what its contrast with the control is; scorers and targets stand in the order of the study.
+    An entry is what its contrast with the control is; scorers and targets stand in the order of the study. `averages`
+    has the mean over the entries where a model is broken by its own choice and over those where by another's, with t
+    intervals over seeds and p-values adjusted over all averages of the study by Holm's method.
     """
     found = {
         (each["cell"], each["suite"], each["judge"], each["metric"]): each
@@ -50,9 +59,46 @@ def transfer_matrices(
                     "targets": targets,
                     "entries": entries,
                     **_summary(entries),
+                    "averages": {
+                        name: _average([each for each in entries if is_own(each) == wanted], cells, series, confidence)
+                        for name, wanted in (("own", True), ("transfer", False))
+                    },
                 }
             )
+    _adjust([average for matrix in matrices for average in matrix["averages"].values()], confidence)
     return matrices
+
+
+def _average(
+    entries: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], series: Sequence[str], confidence: float
+) -> dict[str, Any]:
+    """The mean difference over the entries, one value for every seed that all of them and their controls have."""
+    of_seed = {cell["id"]: _of_seeds(cell, series) for cell in cells}
+    pairs = [(of_seed[entry["cell"]], of_seed[entry["control"]]) for entry in entries]
+    seeds = [seed for seed in (pairs[0][0] if pairs else {}) if all(seed in a and seed in b for a, b in pairs)]
+    values = [fmean(a[seed] - b[seed] for a, b in pairs) for seed in seeds]
+    interval = t_interval(values, confidence)
+    return {
+        "entries": len(pairs),
+        "seeds": len(values),
+        "difference": fmean(values) if values else None,
+        "low": None if interval is None else interval.low,
+        "high": None if interval is None else interval.high,
+        "p": t_test(values),
+    }
+
+
+def _of_seeds(cell: Mapping[str, Any], series: Sequence[str]) -> dict[str, float]:
+    found = [each["of_seed"] for each in cell["measured"] if series_key(each) == tuple(series)]
+    return dict(found[0]) if found else {}
+
+
+def _adjust(averages: Sequence[dict[str, Any]], confidence: float) -> None:
+    tested = [each for each in averages if each["p"] is not None]
+    for each in averages:
+        each.update(p_adjusted=None, significant=False)
+    for each, p in zip(tested, holm([each["p"] for each in tested]), strict=True):
+        each.update(p_adjusted=p, significant=p <= 1 - confidence)
 
 
 def _summary(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

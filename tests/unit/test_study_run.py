@@ -129,6 +129,35 @@ def test_the_transfer_matrix_is_the_difference_to_the_control_of_its_target(
     assert matrix["transfer_mean"] == pytest.approx(fmean(differences[False]))
 
 
+def test_whether_samples_transfer_is_one_test_over_seeds(redrawn: tuple[Path, dict[str, Any]]) -> None:
+    folder, results = redrawn
+    judge = results["evaluations"][0]["primary_judge"]
+    matrices = [each for each in results["transfer"] if (each["selection"], each["recipe"]) == ("top", "fast")]
+    (matrix,) = [each for each in matrices if each["suite"] == results["evaluations"][0]["suites"][0]["name"]]
+    rates = {}
+    for target in ("first", "second"):
+        rows = pl.read_parquet(folder / "evaluations" / target / "rows.parquet").filter(
+            pl.col("judge") == judge, pl.col("suite") == matrix["suite"], pl.col("value").is_not_null()
+        )
+        for (group, seed, condition), own in rows.group_by("group", "seed", "condition"):
+            rates.setdefault((target, group, seed), {})[condition] = 1 - own["value"].mean()
+    by_seed = []
+    for seed in (0, 1):
+        differences = []
+        for scorer, target in (("first", "second"), ("second", "first")):
+            top, control = (f"rows.top.{scorer}+fast+none", "rows.random+fast+none")
+            # Two draws of the control to a seed.
+            assert len(rates[target, control, seed]) == 2
+            differences.append(fmean(rates[target, top, seed].values()) - fmean(rates[target, control, seed].values()))
+        by_seed.append(fmean(differences))
+    average = matrix["averages"]["transfer"]
+    test = scipy.stats.ttest_1samp(by_seed, 0.0)
+    assert (average["entries"], average["seeds"]) == (2, 2)
+    assert average["difference"] == pytest.approx(fmean(by_seed))
+    assert average["p"] == pytest.approx(test.pvalue)
+    assert (average["low"], average["high"]) == pytest.approx(tuple(test.confidence_interval()))
+
+
 def test_the_primary_family_is_adjusted_over_the_whole_study(redrawn: tuple[Path, dict[str, Any]]) -> None:
     _, results = redrawn
     primary = [each for each in results["contrasts"] if each["family"] == "primary" and each["p"] is not None]
