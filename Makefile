@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/bds demo --run-dir runs/demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-all: lint
 	$(BIN)/pytest -m "slow or not slow"
