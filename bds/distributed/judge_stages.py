@@ -15,7 +15,7 @@ from bds.runs.local import score_shards_locally
 from bds.runs.plan import Plan, Shard
 from bds.runs.progress import Meter, show_progress
 from bds.runs.receipts import Receipt, remaining
-from bds.scoring.loading import memory_needed
+from bds.scoring.loading import gpu_memory_needed, memory_needed
 from bds.spec.moderate import ModerateSpec
 
 OnReceipt = Callable[[Receipt], None]
@@ -124,13 +124,15 @@ def _judge_on_ray(
     *,
     report: Callable[[str], None],
 ) -> None:
-    from bds.distributed.preflight import check_storage, plan_pool
+    from bds.distributed.nodes import check_nodes
+    from bds.distributed.preflight import plan_pool
     from bds.distributed.scoring import score_shards
 
     task, stage = appointed.task, appointed.stage
     assert task.model is not None, "keywords need no Ray"
     pool = plan_pool(spec.resources, shards=len(left), memory_needed=memory_needed(task.model), say=report)
-    check_storage(stage, pool)
+    judge = f"judges.{task.name}.model"
+    check_nodes(stage, pool, inputs={judge: task.model.path}, gpu_bytes=gpu_memory_needed(task.model))
     gpus = f", {pool.gpus:g} GPU" if pool.gpus else ""
     report(f"Ray: {pool.actors} actors of {pool.cpus} CPU{gpus} each")
     if appointed.engine == "vllm":

@@ -1,24 +1,18 @@
-"""What is checked before any model loads: room for the actors, and one storage that all of them see."""
+"""Room for the actors, found or waited for before any model loads."""
 
 import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bds.distributed.scoring import WorkerPool
 from bds.errors import PreflightError, SpecError
-from bds.runs.directory import RunDirectory
-from bds.runs.messages import first_line
 from bds.spec.models import ResourcesSpec
 
 _POLL_SECONDS = 1.0
-_STORAGE_SECONDS = 120.0
-_NONCE = "preflight.txt"
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KIB": 2**10,
@@ -100,27 +94,10 @@ def cluster_nodes() -> list[Node]:
     ]
 
 
-def check_storage(run: RunDirectory, pool: WorkerPool) -> None:
-    """Writes a file to the run directory and reads it on this machine and on every node that has room for an actor.
-
-    Raises PreflightError: the directory cannot be written, or is not the same one everywhere.
-    """
-    nonce = f"{time.time_ns()}"
-    run.write_bytes(_NONCE, nonce.encode())
-    try:
-        need = {"CPU": float(pool.cpus), "GPU": pool.gpus, "memory": float(pool.memory or 0)}
-        hosts = {node.node_id: node.host for node in cluster_nodes() if _fit_on_one(node.total, need) > 0}
-        read = ray.remote(_read_nonce)
-        answers = {
-            node_id: read.options(
-                num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
-            ).remote(run)
-            for node_id in hosts
-        }
-        for node_id, answer in answers.items():
-            _expect(nonce, _answer_of(answer), run, hosts[node_id])
-    finally:
-        run.delete(_NONCE)
+def hosts_with_room(pool: WorkerPool) -> dict[str, str]:
+    """Host by id of every node that an actor of the pool may run on."""
+    need = {"CPU": float(pool.cpus), "GPU": pool.gpus, "memory": float(pool.memory or 0)}
+    return {node.node_id: node.host for node in cluster_nodes() if _fit_on_one(node.total, need) > 0}
 
 
 def memory_bytes(text: str) -> int:
@@ -179,28 +156,3 @@ def _no_room(nodes: Sequence[Node], need: Mapping[str, float], wanted: int, room
 
 def _amount(name: str, amount: float) -> str:
     return f"{amount / 2**30:.1f} GiB of memory" if name == "memory" else f"{amount:g} {name}"
-
-
-def _read_nonce(run: RunDirectory) -> str:
-    try:
-        return run.read_bytes(_NONCE).decode()
-    except FileNotFoundError:
-        return ""
-
-
-def _answer_of(answer: Any) -> str:
-    try:
-        return str(ray.get(answer, timeout=_STORAGE_SECONDS))
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None)
-        return first_line(cause if isinstance(cause, BaseException) else error)
-
-
-def _expect(nonce: str, answer: str, run: RunDirectory, host: str) -> None:
-    if answer == nonce:
-        return
-    found = f" ({answer})" if answer else ""
-    raise PreflightError(
-        f"the run directory {run.uri} is not the same on node {host}{found}: "
-        "give a shared disk or a URI such as s3://bucket/folder that every node can read"
-    )

@@ -89,12 +89,12 @@ class RayTrainers:
     def __init__(
         self, spec: FinetuneSpec, run: RunDirectory, assignments: Sequence[Assignment], report: Callable[[str], None]
     ) -> None:
-        from bds.distributed.preflight import check_storage
+        from bds.distributed.nodes import check_nodes
 
         self._spec = spec
         self._run = run
         pool = _plan_workers(spec, len(assignments), report)
-        check_storage(run, pool)
+        check_nodes(run, pool, inputs=_inputs(spec), gpu_bytes=memory_of_finetune(spec))
         self._size = WorkerSize(pool.cpus, pool.gpus, pool.memory)
         room = pool.actors // spec.resources.workers
         self._concurrent = room if spec.resources.concurrent == "auto" else min(room, spec.resources.concurrent)
@@ -177,6 +177,18 @@ def open_trainers(
 
     with connect(_per_worker(spec.resources)), interruptible():
         yield RayTrainers(spec, run, assignments, report)
+
+
+def _inputs(spec: FinetuneSpec) -> dict[str, str]:
+    """What a worker reads, by field; the rows it reads from the run directory."""
+    found = {"tokens.template": spec.tokens.template}
+    for name, model in spec.models.items():
+        parts = {"path": model.path, "adapter": model.adapter, "base": model.base}
+        found |= {f"models.{name}.{part}": path for part, path in parts.items() if path is not None}
+    for name, mitigation in spec.mitigations.items():
+        files = {part: getattr(mitigation, part, None) for part in ("refusals", "harmful", "safe", "audit")}
+        found |= {f"mitigations.{name}.{part}": path for part, path in files.items() if path is not None}
+    return found
 
 
 def _per_worker(resources: TrainingResourcesSpec) -> ResourcesSpec:

@@ -11,7 +11,7 @@ from bds.runs.local import score_shards_locally
 from bds.runs.plan import Shard
 from bds.runs.receipts import Receipt
 from bds.runs.threads import limited_threads
-from bds.scoring.loading import memory_needed
+from bds.scoring.loading import gpu_memory_needed, memory_needed
 from bds.spec.models import AuditSpec
 
 _Result = TypeVar("_Result")
@@ -63,12 +63,13 @@ class RayWorkers:
     """A fixed pool of actors on the connected cluster."""
 
     def __init__(self, spec: AuditSpec, run: RunDirectory, shards: int, report: Callable[[str], None]) -> None:
-        from bds.distributed.preflight import check_storage, plan_pool
+        from bds.distributed.nodes import check_nodes
+        from bds.distributed.preflight import plan_pool
 
         self._pool = plan_pool(
             spec.resources, shards=max(1, shards), memory_needed=memory_needed(spec.model), say=report
         )
-        check_storage(run, self._pool)
+        check_nodes(run, self._pool, inputs=_inputs(spec), gpu_bytes=gpu_memory_needed(spec.model))
         gpus = f", {self._pool.gpus:g} GPU" if self._pool.gpus else ""
         report(f"Ray: {self._pool.actors} actors of {self._pool.cpus} CPU{gpus} each")
 
@@ -90,6 +91,14 @@ class RayWorkers:
         from bds.distributed.scoring import score_shards
 
         score_shards(run, shards, factory, self._pool, attempt=attempt, on_receipt=on_receipt, on_failure=on_failure)
+
+
+def _inputs(spec: AuditSpec) -> dict[str, str]:
+    """What an actor reads, by field; the rows it reads from the run directory."""
+    found = {"model.path": spec.model.path, "tokens.template": spec.tokens.template}
+    if spec.model.adapter is not None:
+        found["model.adapter"] = spec.model.adapter
+    return found | {f"anchors.sets.{name}.path": entry.path for name, entry in spec.anchors.sets.items()}
 
 
 @contextlib.contextmanager

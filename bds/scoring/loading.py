@@ -40,10 +40,27 @@ def load_configuration(model: ModelSpec) -> "PretrainedConfig":
 def memory_needed(model: ModelSpec) -> int | None:
     """Bytes of main memory a worker takes at least: three times its weight files, for the weights in float32, the
     anchors and a batch. None for a model on a hub, whose files are not here yet."""
+    weights = _weight_bytes(model)
+    return None if weights is None else 3 * weights
+
+
+def gpu_memory_needed(model: ModelSpec) -> int | None:
+    """Bytes of a GPU's memory that the weights alone take, in the checkpoint's own type or as asked for.
+
+    A batch takes more, but one that does not fit is halved until it does. None for a model on a hub.
+    """
+    weights = _weight_bytes(model)
+    if weights is None or model.dtype != "float32":
+        return weights
+    own = load_configuration(model).dtype
+    return weights * (4 // own.itemsize) if isinstance(own, torch.dtype) else weights
+
+
+def _weight_bytes(model: ModelSpec) -> int | None:
     folder = Path(model.path)
     if not folder.is_dir():
         return None
-    return 3 * sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+    return sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
 
 
 def load_tokenizer(model: ModelSpec) -> "PreTrainedTokenizerBase":

@@ -3,11 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bds.distributed.preflight import Node, actors_that_fit, check_storage, cluster_nodes, memory_bytes, plan_pool
+from bds.distributed.nodes import Look, check_nodes, complaint
+from bds.distributed.preflight import Node, actors_that_fit, cluster_nodes, memory_bytes, plan_pool
 from bds.distributed.scoring import WorkerPool
 from bds.errors import PreflightError, SpecError
 from bds.runs.directory import RunDirectory
@@ -106,15 +108,43 @@ class PerMachine(RunDirectory):
 
 def test_every_node_must_see_the_run_directory(ray_session: None, tmp_path: Path) -> None:
     pool = WorkerPool(1, 1, 0.0, None)
-    check_storage(RunDirectory(str(tmp_path / "run")), pool)
+    check_nodes(RunDirectory(str(tmp_path / "run")), pool)
     assert list((tmp_path / "run").iterdir()) == []
 
-    with pytest.raises(PreflightError, match=r"is not the same on node .* that every node can read"):
-        check_storage(PerMachine(str(tmp_path / "run")), pool)
+    with pytest.raises(PreflightError, match=r"^node .*: the run directory .* is not the same there.* can read$"):
+        check_nodes(PerMachine(str(tmp_path / "run")), pool)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_an_input_that_is_gone_everywhere_is_not_blamed_on_a_node(ray_session: None, tmp_path: Path) -> None:
+    inputs = {"model.path": str(tmp_path / "nowhere"), "data.path": "hf://owner/name", "other": "owner/name"}
+    check_nodes(RunDirectory(str(tmp_path / "run")), WorkerPool(1, 1, 0.0, None), inputs=inputs)
+
+
+HERE = Look("7", (), {"python": "3.11", "torch": "2.13.0"}, 10 * GIB, None)
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        ({}, None),
+        ({"nonce": ""}, "is not the same there"),
+        ({"missing": ("/models/tiny",)}, "field model.path: /models/tiny is not there"),
+        ({"versions": {**HERE.versions, "torch": "2.12.1"}}, "it has torch 2.12.1 and the driver has 2.13.0"),
+        ({"versions": {"python": "3.11"}}, "it has torch not at all and the driver has 2.13.0"),
+        ({"free_bytes": GIB // 2}, "0.50 GiB are free on the disk of /run, less than 1"),
+        ({"gpu_bytes": 8 * GIB}, "its GPU has 8.0 GiB of memory and a worker takes at least 16.0"),
+        ({"gpu_bytes": 24 * GIB, "free_bytes": None}, None),
+    ],
+)
+def test_what_is_wrong_with_a_node_is_one_sentence(seen: dict[str, object], told: str | None) -> None:
+    run = RunDirectory("/run")
+    found = complaint(replace(HERE, **seen), "7", HERE, run, {"/models/tiny": "model.path"}, 16 * GIB)
+    assert (found is None) if told is None else (found is not None and told in found)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a file in place of the folder is another error there")
 def test_a_run_directory_that_cannot_be_written_is_found_on_the_driver(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PreflightError, match="choose another run directory"):
-        check_storage(RunDirectory(str(tmp_path / "file")), WorkerPool(1, 1, 0.0, None))
+        check_nodes(RunDirectory(str(tmp_path / "file")), WorkerPool(1, 1, 0.0, None))
