@@ -48,6 +48,12 @@ Top = Annotated[int | None, typer.Option(metavar="N", help="Rows in each selecti
 RunDir = Annotated[str | None, typer.Option(metavar="R", help="Run directory, runs/<data>-<model> when left out.")]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Read only the first N rows.")]
 Address = Annotated[str | None, typer.Option(metavar="A", help="A Ray cluster; left out: this machine.")]
+Wait = Annotated[
+    str | None,
+    typer.Option(
+        "--wait-for-resources", metavar="T", help="How long to wait for the cluster to have room: 90s, 10m, 2h."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="Set any field of the spec; the value is YAML. Repeat."),
@@ -70,6 +76,7 @@ def audit(
     run_dir: RunDir = None,
     limit: Limit = None,
     address: Address = None,
+    wait: Wait = None,
     settings: Settings = None,
     fresh: Fresh = False,
     local: Local = False,
@@ -81,9 +88,10 @@ def audit(
     or selections then need no model where they are formulas over what was collected.
     """
     from bds.spec.load import load_spec, spec_from_options
+    from bds.spec.options import waiting_override
 
     options = _options(model, data, format, detectors, anchors, top, run_dir, limit, address)
-    overrides = [*options, *(settings or ())]
+    overrides = [*options, *waiting_override(wait), *(settings or ())]
     requested = spec_from_options(overrides) if spec is None else load_spec(spec, overrides)
     _run(requested, command=context.obj, fresh=fresh, local=local, as_json=as_json)
 
@@ -114,6 +122,7 @@ def finetune(
         typer.Option(metavar="R", help="Run directory, runs/finetune-<dataset>-<model> when left out."),
     ] = None,
     address: Address = None,
+    wait: Wait = None,
     settings: Settings = None,
     fresh: Fresh = False,
     local: Local = False,
@@ -126,7 +135,7 @@ def finetune(
     """
     from bds.checks_finetune import check_finetune_spec
     from bds.spec.load import finetune_spec_from_options, load_finetune_spec
-    from bds.spec.options import finetune_overrides
+    from bds.spec.options import finetune_overrides, waiting_override
 
     options = finetune_overrides(
         models=models,
@@ -137,7 +146,7 @@ def finetune(
         run_dir=run_dir,
         address=address,
     )
-    overrides = [*options, *(settings or ())]
+    overrides = [*options, *waiting_override(wait), *(settings or ())]
     requested = finetune_spec_from_options(overrides) if spec is None else load_finetune_spec(spec, overrides)
     check_finetune_spec(requested)
     # Only now: this import takes seconds, and a mistake in the spec should not.
@@ -180,6 +189,7 @@ def evaluate(
         str | None, typer.Option(metavar="R", help="Run directory, runs/evaluate-<model> when left out.")
     ] = None,
     address: Address = None,
+    wait: Wait = None,
     settings: Settings = None,
     fresh: Fresh = False,
     local: Local = False,
@@ -191,7 +201,7 @@ def evaluate(
     """
     from bds.checks_evaluate import check_evaluate_spec
     from bds.spec.load import evaluate_spec_from_options, load_evaluate_spec
-    from bds.spec.options import evaluate_overrides, parse_judges
+    from bds.spec.options import evaluate_overrides, parse_judges, waiting_override
 
     options = evaluate_overrides(
         models=models,
@@ -204,7 +214,7 @@ def evaluate(
         run_dir=run_dir,
         address=address,
     )
-    overrides = [*options, *(settings or ())]
+    overrides = [*options, *waiting_override(wait), *(settings or ())]
     requested = evaluate_spec_from_options(overrides) if spec is None else load_evaluate_spec(spec, overrides)
     for note in check_evaluate_spec(requested):
         say(f"note: {note}")
@@ -246,6 +256,7 @@ def serve(
     spec: Annotated[str, typer.Argument(metavar="SPEC.yaml", help="The spec of an evaluation.")],
     port: Annotated[int | None, typer.Option(metavar="N", help="Port of the server, a free one when left out.")] = None,
     address: Address = None,
+    wait: Wait = None,
     settings: Settings = None,
 ) -> None:
     """Serve the models of an evaluation.
@@ -254,9 +265,10 @@ def serve(
     """
     from bds.checks_evaluate import check_evaluate_spec
     from bds.spec.load import load_evaluate_spec
-    from bds.spec.options import evaluate_overrides
+    from bds.spec.options import evaluate_overrides, waiting_override
 
-    requested = load_evaluate_spec(spec, [*evaluate_overrides(address=address), *(settings or ())])
+    options = [*evaluate_overrides(address=address), *waiting_override(wait)]
+    requested = load_evaluate_spec(spec, [*options, *(settings or ())])
     check_evaluate_spec(requested)
     from bds.distributed.serve import serve_conditions
 
@@ -282,6 +294,7 @@ def moderate(
         str | None, typer.Option(metavar="R", help="Run directory, runs/moderate-<data> when left out.")
     ] = None,
     address: Address = None,
+    wait: Wait = None,
     settings: Settings = None,
     fresh: Fresh = False,
     local: Local = False,
@@ -293,7 +306,7 @@ def moderate(
     """
     from bds.checks_moderate import check_moderate_spec
     from bds.spec.load import load_moderate_spec, moderate_spec_from_options
-    from bds.spec.options import moderate_overrides, parse_judges
+    from bds.spec.options import moderate_overrides, parse_judges, waiting_override
 
     is_spec = source is not None and source.endswith((".yaml", ".yml"))
     options = moderate_overrides(
@@ -305,7 +318,7 @@ def moderate(
         run_dir=run_dir,
         address=address,
     )
-    overrides = [*options, *(settings or ())]
+    overrides = [*options, *waiting_override(wait), *(settings or ())]
     requested = load_moderate_spec(str(source), overrides) if is_spec else moderate_spec_from_options(overrides)
     for note in check_moderate_spec(requested):
         say(f"note: {note}")
@@ -323,6 +336,7 @@ def study(
     spec: Annotated[str, typer.Argument(metavar="SPEC.yaml", help="The spec of a study.")],
     run_dir: Annotated[str | None, typer.Option(metavar="R", help="Instead of the spec's run directory.")] = None,
     address: Address = None,
+    wait: Wait = None,
     settings: Settings = None,
     fresh: Fresh = False,
     local: Local = False,
@@ -334,9 +348,10 @@ def study(
     again, it does what is missing.
     """
     from bds.spec.load import load_study_spec
-    from bds.spec.options import study_overrides
+    from bds.spec.options import study_overrides, waiting_override
 
-    requested = load_study_spec(spec, [*study_overrides(run_dir=run_dir, address=address), *(settings or ())])
+    options = [*study_overrides(run_dir=run_dir, address=address), *waiting_override(wait)]
+    requested = load_study_spec(spec, [*options, *(settings or ())])
     _run_study(requested, command=context.obj, fresh=fresh, local=local, as_json=as_json)
 
 

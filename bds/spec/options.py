@@ -1,5 +1,6 @@
 """The flag forms of audits, fine-tunes, evaluations and moderations: what each option sets in the spec."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -138,6 +139,20 @@ def study_overrides(*, run_dir: str | None = None, address: str | None = None, p
         "address": (("resources", "address"), address),
     }
     return _given(values, prefix)
+
+
+def waiting_override(text: str | None) -> list[Override]:
+    """`--wait-for-resources 10m` as an override of the seconds.
+
+    Raises SpecError for what is no time.
+    """
+    if text is None:
+        return []
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    if match is None:
+        raise SpecError(f"--wait-for-resources {text}: this is no time; write seconds, or 90s, 10m or 2h")
+    seconds = round(float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]])
+    return [Override(("resources", "wait_seconds"), seconds, "--wait-for-resources")]
 
 
 def _given(values: Mapping[str, tuple[Path, Any]], prefix: str) -> list[Override]:

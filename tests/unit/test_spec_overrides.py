@@ -8,6 +8,7 @@ import pytest
 from bds.errors import SpecError
 from bds.spec.load import load_spec
 from bds.spec.models import AuditSpec
+from bds.spec.options import waiting_override
 from bds.spec.overrides import Override, apply_overrides, parse_override, setting_override
 
 SPEC = """\
@@ -126,3 +127,19 @@ def test_settings_of_the_api_name_their_caller() -> None:
         SpecError, match=r"^bds\.audit: field tokens\.max_token is unknown; did you mean `max_tokens`\?$"
     ):
         setting_override("tokens.max_token", 5, origin="bds.audit", root=AuditSpec)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5 H", 5400), ("0", 0)])
+def test_a_time_to_wait_is_read(text: str, seconds: int) -> None:
+    (override,) = waiting_override(text)
+    assert (override.path, override.value) == (("resources", "wait_seconds"), seconds)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3", "10d", "m"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="--wait-for-resources .*this is no time; write seconds, or 90s, 10m or 2h"):
+        waiting_override(text)
+
+
+def test_without_a_time_the_spec_decides() -> None:
+    assert waiting_override(None) == []
