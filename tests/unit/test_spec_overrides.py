@@ -137,7 +137,7 @@ def test_a_time_to_wait_is_read(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "-3", "10d", "m"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(SpecError, match="--wait-for-resources .*this is no time; write seconds, or 90s, 10m or 2h"):
+    with pytest.raises(SpecError, match=r"--wait-for-resources .*this is no time; write seconds, or 90s, 10m or 2h"):
         waiting_override(text)
 
 
