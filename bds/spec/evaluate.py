@@ -85,6 +85,13 @@ class EvaluationResourcesSpec(Block):
     wait_seconds: int = Field(60, ge=0, description="How long to wait for the cluster to have the resources.")
 
 
+Suites = Annotated[list[SuiteSpec], BeforeValidator(suites_of, json_schema_input_type=list[str | SuiteSpec])]
+SUITES_ARE = "Folders or files with prompts; `placeholder` for the made-up ones."
+
+Judges = Annotated[dict[str, JudgeSpec], Names, keyed_by("method", dict[str, str | JudgeSpec] | list[str])]
+JUDGES_ARE = "Name to a judge, or to a block."
+
+
 class EvaluateSpec(Block):
     """Every condition answers every suite, and every judge judges every answer."""
 
@@ -97,12 +104,8 @@ class EvaluateSpec(Block):
     finetunes: list[str] = Field(
         default_factory=list, description="Run directories of `bds finetune`: each fine-tune is a condition, too."
     )
-    suites: Annotated[list[SuiteSpec], BeforeValidator(suites_of, json_schema_input_type=list[str | SuiteSpec])] = (
-        Field(min_length=1, description="Folders or files with prompts; `placeholder` for the made-up ones.")
-    )
-    judges: Annotated[dict[str, JudgeSpec], Names, keyed_by("method", dict[str, str | JudgeSpec] | list[str])] = Field(
-        default_factory=default_judges, min_length=1, description="Name to a judge, or to a block."
-    )
+    suites: Suites = Field(min_length=1, description=SUITES_ARE)
+    judges: Judges = Field(default_factory=default_judges, min_length=1, description=JUDGES_ARE)
     sampling: SamplingSpec = SamplingSpec()
     serving: ServingSpec = ServingSpec()
     utility: UtilitySpec = UtilitySpec()

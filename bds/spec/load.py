@@ -15,7 +15,7 @@ from bds.spec.fields import place_at
 from bds.spec.files import read_document, stem
 from bds.spec.finetune import FinetuneSpec
 from bds.spec.identity import AnySpec
-from bds.spec.kinds import AUDIT, EVALUATE, FINETUNE, MODERATE, STUDY, kind_of, refuse_other_kind
+from bds.spec.kinds import AUDIT, EVALUATE, FINETUNE, MODERATE, STUDY, Kind, kind_of, refuse_other_kind
 from bds.spec.models import AuditSpec, Block
 from bds.spec.moderate import ModerateSpec
 from bds.spec.overrides import Override, apply_overrides, parse_override
@@ -35,9 +35,7 @@ def load_spec(path: str, overrides: Sequence[str | Override] = ()) -> AuditSpec:
     Raises:
         SpecError: one sentence with file, line, field and the way out.
     """
-    document = read_document(path, AUDIT)
-    refuse_other_kind(document, AUDIT)
-    return build_spec(document, overrides, folder=FilePath(path).absolute().parent)
+    return build_spec(_document(path, AUDIT), overrides, folder=FilePath(path).absolute().parent)
 
 
 def load_finetune_spec(path: str, overrides: Sequence[str | Override] = ()) -> FinetuneSpec:
@@ -46,9 +44,7 @@ def load_finetune_spec(path: str, overrides: Sequence[str | Override] = ()) -> F
     Raises:
         SpecError: one sentence with file, line, field and the way out.
     """
-    document = read_document(path, FINETUNE)
-    refuse_other_kind(document, FINETUNE)
-    return build_finetune_spec(document, overrides, folder=FilePath(path).absolute().parent)
+    return build_finetune_spec(_document(path, FINETUNE), overrides, folder=FilePath(path).absolute().parent)
 
 
 def load_evaluate_spec(path: str, overrides: Sequence[str | Override] = ()) -> EvaluateSpec:
@@ -57,9 +53,7 @@ def load_evaluate_spec(path: str, overrides: Sequence[str | Override] = ()) -> E
     Raises:
         SpecError: one sentence with file, line, field and the way out.
     """
-    document = read_document(path, EVALUATE)
-    refuse_other_kind(document, EVALUATE)
-    return build_evaluate_spec(document, overrides, folder=FilePath(path).absolute().parent)
+    return build_evaluate_spec(_document(path, EVALUATE), overrides, folder=FilePath(path).absolute().parent)
 
 
 def load_moderate_spec(path: str, overrides: Sequence[str | Override] = ()) -> ModerateSpec:
@@ -68,9 +62,7 @@ def load_moderate_spec(path: str, overrides: Sequence[str | Override] = ()) -> M
     Raises:
         SpecError: one sentence with file, line, field and the way out.
     """
-    document = read_document(path, MODERATE)
-    refuse_other_kind(document, MODERATE)
-    return build_moderate_spec(document, overrides, folder=FilePath(path).absolute().parent)
+    return build_moderate_spec(_document(path, MODERATE), overrides, folder=FilePath(path).absolute().parent)
 
 
 def load_study_spec(path: str, overrides: Sequence[str | Override] = ()) -> StudySpec:
@@ -79,9 +71,7 @@ def load_study_spec(path: str, overrides: Sequence[str | Override] = ()) -> Stud
     Raises:
         SpecError: one sentence with file, line, field and the way out.
     """
-    document = read_document(path, STUDY)
-    refuse_other_kind(document, STUDY)
-    return build_study_spec(document, overrides, folder=FilePath(path).absolute().parent)
+    return build_study_spec(_document(path, STUDY), overrides, folder=FilePath(path).absolute().parent)
 
 
 def load_any_spec(path: str, overrides: Sequence[str | Override] = ()) -> AnySpec:
@@ -217,6 +207,12 @@ def build_moderate_spec(document: Document, overrides: Sequence[str | Override],
     parsed = _parsed(overrides, ModerateSpec)
     value = apply_overrides(document.value, parsed)
     return _validated(ModerateSpec, value, document, _origins(parsed), folder)
+
+
+def _document(path: str, kind: Kind) -> Document:
+    document = read_document(path, kind)
+    refuse_other_kind(document, kind)
+    return document
 
 
 def _with_recipes(root: type[Spec], document: Document, overrides: Sequence[str | Override], folder: FilePath) -> Spec:

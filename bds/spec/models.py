@@ -153,19 +153,22 @@ class ScoreSpec(Block):
     )
 
 
+SelectionKind = Literal[
+    "top",
+    "bottom",
+    "random",
+    "random_matched_length",
+    "random_matched_format",
+    "random_lists",
+    "random_math",
+    "filtered",
+]
+
+
 class SelectionSpec(Block):
     """One subset to write out as a dataset."""
 
-    kind: Literal[
-        "top",
-        "bottom",
-        "random",
-        "random_matched_length",
-        "random_matched_format",
-        "random_lists",
-        "random_math",
-        "filtered",
-    ]
+    kind: SelectionKind
     detector: str | None = Field(
         None, description="Ranks top, bottom and filtered, and is what a matched control matches."
     )

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from bds.spec.evaluate import SamplingSpec, StatisticsSpec, UtilitySpec
+from bds.spec.evaluate import JUDGES_ARE, SUITES_ARE, Judges, SamplingSpec, StatisticsSpec, Suites, UtilitySpec
 from bds.spec.finetune import (
     MixSpec,
     Names,
@@ -18,11 +18,19 @@ from bds.spec.finetune import (
     plain_training,
     written_as,
 )
-from bds.spec.judges import JudgeSpec, default_judges
+from bds.spec.judges import default_judges
 from bds.spec.mitigations import MitigationSpec
-from bds.spec.models import AnchorsSpec, Block, DataSpec, ResourcesSpec, ScoreSpec, SelectionSpec, TokensSpec
+from bds.spec.models import (
+    AnchorsSpec,
+    Block,
+    DataSpec,
+    ResourcesSpec,
+    ScoreSpec,
+    SelectionKind,
+    SelectionSpec,
+    TokensSpec,
+)
 from bds.spec.serving import ServingSpec
-from bds.spec.suites import SuiteSpec, suites_of
 
 SCORERLESS_KINDS = ("whole", "random", "random_lists", "random_math")
 """Kinds of selection that no model's scores decide."""
@@ -49,17 +57,9 @@ class StudyModelSpec(TrainedModelSpec):
 class StudySelectionSpec(Block):
     """Rows of a dataset to fine-tune on."""
 
-    kind: Literal[
-        "whole",
-        "top",
-        "bottom",
-        "random",
-        "random_matched_length",
-        "random_matched_format",
-        "random_lists",
-        "random_math",
-        "filtered",
-    ] = Field(description="whole is every row; the others are those of an audit's `select`.")
+    kind: Literal["whole"] | SelectionKind = Field(
+        description="whole is every row; the others are those of an audit's `select`."
+    )
     detector: str | None = Field(None, description="Ranks top, bottom and filtered; what a matched control matches.")
     count: int | None = Field(None, ge=1, description="Rows selected; of filtered, rows left out.")
     share: float | None = Field(None, gt=0, lt=1, description="Instead of count: a share of the scored rows.")
@@ -194,12 +194,8 @@ class StudySpec(Block):
         min_length=1,
         description="Name to a product of the names above; left out: one of everything.",
     )
-    suites: Annotated[list[SuiteSpec], BeforeValidator(suites_of, json_schema_input_type=list[str | SuiteSpec])] = (
-        Field(min_length=1, description="Folders or files with prompts; `placeholder` for the made-up ones.")
-    )
-    judges: Annotated[dict[str, JudgeSpec], Names, keyed_by("method", dict[str, str | JudgeSpec] | list[str])] = Field(
-        default_factory=default_judges, min_length=1, description="Name to a judge, or to a block."
-    )
+    suites: Suites = Field(min_length=1, description=SUITES_ARE)
+    judges: Judges = Field(default_factory=default_judges, min_length=1, description=JUDGES_ARE)
     sampling: SamplingSpec = SamplingSpec()
     serving: ServingSpec = ServingSpec()
     utility: UtilitySpec = UtilitySpec()
