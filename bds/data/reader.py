@@ -54,13 +54,28 @@ def read_rows(data: DataSpec) -> Iterator[Row]:
     records = _records(data)
     first = list(itertools.islice(records, DETECTION_RECORDS))
     form = _open(data, first).format
-    occurrences: Counter[str] = Counter()
+    occurrences = _Occurrences()
     for index, record in enumerate(itertools.islice(itertools.chain(first, records), data.limit)):
         status, reason, conversation = _convert(record, form)
         content = content_hash(record, conversation)
-        row_id = f"{content}-{occurrences[content]}"
-        occurrences[content] += 1
+        row_id = f"{content}-{occurrences.before(content)}"
         yield Row(index, row_id, record.source, record.line, status, reason, conversation, record.value or {})
+
+
+class _Occurrences:
+    """How often each content came before. Most come once: as numbers in a set they take half of a Counter's memory."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._repeats: Counter[int] = Counter()
+
+    def before(self, content: str) -> int:
+        key = int(content, 16)
+        if key not in self._seen:
+            self._seen.add(key)
+            return 0
+        self._repeats[key] += 1
+        return self._repeats[key]
 
 
 def content_hash(record: Record, conversation: Conversation | None) -> str:
