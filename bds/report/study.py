@@ -3,11 +3,12 @@
 report.html is the page, report.md the same in Markdown, charts/ every picture with the numbers it is drawn from.
 """
 
+import json
 from collections.abc import MutableMapping
 from typing import Any
 
 from bds.report.study_verdict import study_verdict
-from bds.runs.directory import RunDirectory
+from bds.runs.directory import RunDirectory, canonical_json
 
 RESULTS = "study.json"
 PAGE = "report.html"
@@ -21,7 +22,8 @@ def write_study_report(run: RunDirectory, results: MutableMapping[str, Any]) -> 
     Returns:
         Where report.html is.
     """
-    results["verdict"] = study_verdict(results)
+    # Names are in another order once they are read from the file, and the same sentences are wanted then.
+    results["verdict"] = study_verdict(json.loads(canonical_json(dict(results))))
     run.write_json(RESULTS, dict(results))
     return _write_pages(run)
 

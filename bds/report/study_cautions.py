@@ -36,7 +36,7 @@ def next_steps(study: Study) -> Iterator[str]:
     if min(_seed_counts(study), default=FEW_SEEDS) < FEW_SEEDS:
         yield "Add seeds, three or more for every cell, before you blame or clear a selection or a dataset."
     if any(graded["grade"] in {"high", "severe"} for graded in study.document["grades"]):
-        yield "Do not train on a dataset graded high or severe as it is: filter it or use a mitigation, and measure again."
+        yield "Do not train on a dataset graded high or severe as it is: filter it or use a mitigation, then measure."
     if not study.document["defences"] and any(
         each["significant"] and each["difference"] > 0 for each in study.primary(main)
     ):
@@ -117,8 +117,8 @@ def _bases(study: Study) -> Iterator[str]:
         base = study.base(name, main)
         if base is not None and base["value"] is not None and base["value"] >= HIGH_BASE:
             yield (
-                f"{name} has an {name_of(main)} of {rate(base['value'])} before any fine-tuning: there is little left to "
-                "break."
+                f"{name} has an {name_of(main)} of {rate(base['value'])} before any fine-tuning: there is little left "
+                "to break."
             )
 
 
@@ -136,7 +136,8 @@ def _judges(study: Study) -> Iterator[str]:
         a, b = worst["judges"]
         yield (
             f"Judges disagree: {a} and {b} agree on {percent(worst['agree'])} of the answers of {target} to "
-            f"{worst['suite']}, hardly more than by chance (Cohen's kappa {worst['kappa']:.2f}). A rate is that of its judge."
+            f"{worst['suite']}, hardly more than by chance (Cohen's kappa {worst['kappa']:.2f}). A rate is "
+            "that of its judge."
         )
     if told and headline and not any(each["suite"] in headline for one in told for each in one["agreement"]):
         yield "One judge alone decides what counts as attack success; nothing here tells whether another would agree."
@@ -158,12 +159,8 @@ def _unscored(study: Study) -> Iterator[str]:
     for cell in study.cells.values():
         for each in cell["measured"]:
             asked = prompts.get(each["suite"], 0) * max(1, len(each["by_seed"]))
-            if (
-                each["headline"]
-                and asked
-                and each["unscored"] / asked > LOUD_UNSCORED
-                and series_of(each) == study.main
-            ):
+            is_loud = asked and each["unscored"] / asked > LOUD_UNSCORED
+            if is_loud and series_of(each) == study.main:
                 loud.append(cell["id"])
     if loud:
         yield (

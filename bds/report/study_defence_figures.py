@@ -42,11 +42,12 @@ def defence_picture(title: str, axis: str, points: Sequence[Point], cost: Metric
         axes.set_ylim(-0.04 * top, 1.06 * top)
         for point in points:
             mark, color = LOOKS[point.kind]
-            (x, *across), (y, *up) = point.cost, point.success
-            if None not in across:
-                axes.hlines(y, *across, color=color, linewidth=1.1, alpha=0.55)
-            if None not in up:
-                axes.vlines(x, *up, color=color, linewidth=1.1, alpha=0.55)
+            x, left_end, right_end = point.cost
+            y, low_end, high_end = point.success
+            if left_end is not None and right_end is not None:
+                axes.hlines(y, left_end, right_end, color=color, linewidth=1.1, alpha=0.55)
+            if low_end is not None and high_end is not None:
+                axes.vlines(x, low_end, high_end, color=color, linewidth=1.1, alpha=0.55)
             axes.plot(x, y, mark, color=color, markersize=8, markeredgecolor="white", clip_on=False, zorder=3)
         ordered = sorted(points, key=lambda point: (point.success[0], -point.cost[0]))
         heights = apart([(point.success[0] + 0.04 * top) / (1.10 * top) for point in ordered], NAME_LINE)

@@ -167,7 +167,7 @@ class Study:
 
     @cached_property
     def matrices(self) -> list[Mapping[str, Any]]:
-        """The transfer matrices, those of the main series first, among them those of most models, the strongest first."""
+        """The transfer matrices: of the main series first, of most models first, then the strongest first."""
         order = {series: place for place, series in enumerate(self.series)}
 
         def strength(matrix: Mapping[str, Any]) -> tuple[int, bool, int, bool, float]:
@@ -184,3 +184,25 @@ class Study:
 
     def _varies(self, name: str) -> bool:
         return len({json.dumps(cell[name]) for cell in self.cells.values()}) > 1
+
+
+def is_ranked(study: Study, matrix: Mapping[str, Any]) -> bool:
+    """Whether the scores of a model chose what a matrix is of; else it tells of a filter."""
+    return study.document["selections"].get(matrix["selection"], {}).get("kind") in RANKED
+
+
+def pairs_of(agreement: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of every two detectors of an audit their rank correlation and the overlap of their highest rows."""
+    labels = agreement["labels"]
+    return [
+        {
+            "detector_a": labels[one],
+            "detector_b": labels[other],
+            "spearman": agreement["spearman"][one][other],
+            "overlap": agreement["top_overlap"][one][other],
+            "expected": agreement["expected_overlap"],
+            "top_rows": agreement["top_rows"],
+        }
+        for one in range(len(labels))
+        for other in range(one + 1, len(labels))
+    ]

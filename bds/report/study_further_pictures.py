@@ -7,7 +7,7 @@ from bds.report.composition import FORMATS
 from bds.report.evaluation_measured import Series
 from bds.report.evaluation_words import words_of
 from bds.report.study_charts import Chart, make_chart
-from bds.report.study_document import RANKED, Study
+from bds.report.study_document import RANKED, Study, pairs_of
 from bds.report.study_grade_figures import Graded, Overlap, grade_picture, overlap_picture
 from bds.report.study_heat_maps import share_picture
 from bds.report.study_words import GRADES, MEASURED, note_of, title_of
@@ -18,6 +18,8 @@ CELLS_A_MAP = 24
 
 ROWS_A_MAP = 30
 """Selections of one composition picture."""
+
+_VALUE = ("value", "low", "high")
 
 MEDIAN_WORDS = "answer words, median"
 
@@ -159,23 +161,6 @@ def grade_chart(study: Study) -> Chart | None:
 _EVIDENCE = ("basis", "target", "recipe", "suite", "judge", "metric", "before", "value", "low", "high", "rise", "cell")
 
 
-def pairs_of(agreement: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of every two detectors of an audit their rank correlation and the overlap of their highest rows."""
-    labels = agreement["labels"]
-    return [
-        {
-            "detector_a": labels[one],
-            "detector_b": labels[other],
-            "spearman": agreement["spearman"][one][other],
-            "overlap": agreement["top_overlap"][one][other],
-            "expected": agreement["expected_overlap"],
-            "top_rows": agreement["top_rows"],
-        }
-        for one in range(len(labels))
-        for other in range(one + 1, len(labels))
-    ]
-
-
 def _picked(audits: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
     """Random draws once, as no scores decide them, then what each scorer's scores chose."""
     drawn: dict[str, Mapping[str, Any]] = {}
@@ -216,17 +201,15 @@ def _category_name(study: Study, series: Series, category: str) -> str:
 def _category_row(
     name: str, cell: Mapping[str, Any] | None, measured: Mapping[str, Any], series: Series, categories: Sequence[str]
 ) -> dict[str, Any]:
-    found = {each["category"]: each for each in measured["by_category"]}
+    found = {(each["category"], field): each[field] for each in measured["by_category"] for field in _VALUE}
     return {
         "row": name,
         "cell": cell and cell["id"],
         **series._asdict(),
         **{
-            category if field == "value" else f"{category} {field}": found[category][field]
-            if category in found
-            else None
+            category if field == "value" else f"{category} {field}": found.get((category, field))
             for category in categories
-            for field in ("value", "low", "high")
+            for field in _VALUE
         },
     }
 

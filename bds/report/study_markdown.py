@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from bds.report.evaluation_words import interval_name
 from bds.report.study_charts import FOLDER, Chart
 from bds.report.study_document import Study
+from bds.report.study_findings import grade_sentence
 from bds.report.study_page import Charts, defence_tables, matrix_tables, target_tables, tiles
 from bds.report.study_tables import (
     Linked,
@@ -16,8 +17,8 @@ from bds.report.study_tables import (
     finetune_table,
     grade_table,
     judge_table,
+    weights_table,
 )
-from bds.report.study_verdict import grade_sentence
 from bds.report.study_words import EXPLAINED
 from bds.report.wording import count, duration
 
@@ -65,6 +66,7 @@ def _lines(study: Study, charts: Charts) -> Iterator[str]:
     yield from _part(
         "Detectors and what they pick", [*charts.detectors, *charts.compositions], [("", audit_table(study))]
     )
+    yield from _part("Weights learned from the damage", [], [("", weights_table(study))])
     yield from _part("Categories", charts.categories, [])
     yield from _part("Do the judges agree?", [], [("", judge_table(study))])
     if document["grades"]:

@@ -11,6 +11,7 @@ from bds.report.rendering import page_template
 from bds.report.study_cells import blocks
 from bds.report.study_charts import Chart, named_apart
 from bds.report.study_document import Study
+from bds.report.study_findings import grade_sentence
 from bds.report.study_further_pictures import category_chart, composition_charts, grade_chart, overlap_charts
 from bds.report.study_pictures import defence_charts, dose_charts, rate_charts, selection_charts, transfer_charts
 from bds.report.study_tables import (
@@ -24,9 +25,10 @@ from bds.report.study_tables import (
     grade_table,
     judge_table,
     matrix_table,
+    weights_table,
 )
-from bds.report.study_verdict import grade_sentence, leading
-from bds.report.study_words import EXPLAINED, GRADES, name_of, title_of
+from bds.report.study_verdict import leading
+from bds.report.study_words import EXPLAINED, GRADES, name_of
 
 TEMPLATE = "study.html.j2"
 CHARTS_OPEN = 4
@@ -100,6 +102,7 @@ def render_study(study: Study, charts: Charts) -> str:
         rates=curve_table(study, document["rates"]) if document["rates"] else None,
         defences=defence_tables(study),
         audits=audit_table(study),
+        weights=weights_table(study),
         grades=grade_table(study),
         grade_sentences=[grade_sentence(graded, study.confidence) for graded in document["grades"]],
         bands=_bands(),
@@ -178,7 +181,7 @@ def defence_tables(study: Study) -> list[Titled]:
 def target_tables(study: Study) -> list[Titled]:
     """The cells of every target."""
     return [
-        Titled(f"{target}: {title_of(series)}, {series.suite} by {series.judge}", cells_table(study, target, series))
+        Titled(f"{target}: {name_of(series)}, {series.suite} by {series.judge}", cells_table(study, target, series))
         for target, series in _own(study)
     ]
 

@@ -145,12 +145,10 @@ def _measured_row(
 ) -> dict[str, Any]:
     names = ("dataset", "selection", "scorer", "recipe", "mitigation", "then")
     seeds = "; ".join(f"{name}={value}" for name, value in measured["by_seed"].items() if value is not None)
+    what = {"selection": "before fine-tuning"} if cell is None else {name: cell[name] for name in names}
     return {
         "target": target,
-        **{
-            name: "before fine-tuning" if name == "selection" and cell is None else cell and cell[name]
-            for name in names
-        },
+        **{name: what.get(name) for name in names},
         **series._asdict(),
         **{name: measured[name] for name in ("value", "low", "high", "seeds", "method")},
         "by_seed": seeds,

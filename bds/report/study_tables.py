@@ -7,10 +7,9 @@ from urllib.parse import quote
 
 from bds.report.evaluation_measured import Series
 from bds.report.evaluation_words import words_of
-from bds.report.study_document import CONTROL, Study
-from bds.report.study_further_pictures import pairs_of
+from bds.report.study_document import CONTROL, Study, pairs_of
 from bds.report.study_words import MEASURED, measure_of, name_of
-from bds.report.wording import UNMEASURED, count, duration, learning_rate, p_value, percent, signed
+from bds.report.wording import UNMEASURED, count, duration, learning_rate, number, p_value, percent, signed
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ NOTHING = Linked(UNMEASURED)
 @dataclass(frozen=True)
 class Table:
     head: tuple[str, ...]
-    rows: list[tuple[Linked, ...]]
+    rows: Sequence[tuple[Linked, ...]]
     """The first of each names the row; the others are numbers, but for those that `words` counts."""
     words: int = 0
     """How many columns after the first hold words."""
@@ -189,6 +188,29 @@ def audit_table(study: Study) -> Table:
     return Table(head, rows, words=1)
 
 
+def weights_table(study: Study) -> Table:
+    """What was learned of the detectors of every scorer from the damage, and how well it tells what it has not seen."""
+    rows = []
+    for scorer, own in study.document.get("calibrations", {}).items():
+        weights = own["weights"] or {}
+        told = ", ".join(f"{name} {number(weight)}" for name, weight in weights.items())
+        correlation = own["rank_correlation"]
+        rows.append(
+            (
+                Linked(scorer),
+                Linked("yes" if own["usable"] else f"no: {own['reason']}"),
+                Linked(told or UNMEASURED),
+                Linked(count(len(own["cells"]))),
+                Linked(count(own["families"])),
+                Linked(percent(own["share_error"])),
+                Linked(percent(own["mean_share_error"])),
+                Linked(UNMEASURED if correlation is None else signed(correlation)),
+            )
+        )
+    head = ("Scores of", "usable", "weights", "cells", "kinds of selection", "error", "error of the mean")
+    return Table((*head, "rank correlation"), rows, words=2)
+
+
 def grade_table(study: Study) -> Table:
     """Every piece of evidence of every dataset, the worst of each marked."""
     rows = []
@@ -202,7 +224,7 @@ def grade_table(study: Study) -> Table:
                 (
                     Linked(graded["dataset"], note=f"grade {graded['grade']} rests on this row" if worst else ""),
                     Linked(each["target"]),
-                    Linked(f"{each['recipe']}{f', then ' + each['then'] if each['then'] else ''}"),
+                    Linked(each["recipe"] + (f", then {each['then']}" if each["then"] else "")),
                     Linked(each["suite"]),
                     Linked("measured" if measured else "extrapolated from random draws", anchor),
                     Linked(words.value(each["before"]), study.base_anchor(each["target"])),
