@@ -15,6 +15,14 @@ from bds.report.wording import UNMEASURED, count, learning_rate, number, p_value
 
 AGAINST = {CONTROL: "control", BASE: "before fine-tuning", UNMITIGATED: "without the mitigation"}
 
+STORED = {
+    "attack_success": ("refused", '1 - pl.col("value")'),
+    "over_refusal": ("refused", ""),
+    "harmfulness_score": ("score", ""),
+    "harmfulness_rate": ("score", '(pl.col("value") == 5).cast(pl.Float64)'),
+}
+"""By reported metric, what rows.parquet measures instead, and how the reported value follows; others stand there."""
+
 
 @dataclass(frozen=True)
 class Page:
@@ -47,7 +55,8 @@ def blocks(study: Study) -> list[Block]:
 
 
 def rows_code(target: str, conditions: Sequence[str], series: Series) -> str:
-    """The polars expression that reads the rows of a number: one for every prompt and condition."""
+    """The polars expression that reads the rows of a number, one for every answer; their values are the number's."""
+    metric, value = STORED.get(series.metric, (series.metric, ""))
     return (
         "import polars as pl\n"
         "\n"
@@ -55,8 +64,8 @@ def rows_code(target: str, conditions: Sequence[str], series: Series) -> str:
         f'    pl.col("condition").is_in([{", ".join(_text(name) for name in conditions)}]),\n'
         f'    pl.col("suite") == {_text(series.suite)},\n'
         f'    pl.col("judge") == {_text(series.judge)},\n'
-        f'    pl.col("metric") == {_text(series.metric)},\n'
-        ")"
+        f'    pl.col("metric") == {_text(metric)},\n'
+        ")" + (f".with_columns(value={value})" if value else "")
     )
 
 

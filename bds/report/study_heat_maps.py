@@ -21,6 +21,7 @@ DARK = 0.78
 """Share of the colour scale from which a field's text is white."""
 
 LABEL_CHARACTERS = 24
+ROW_CHARACTERS = 44
 _CHARACTER = 0.078
 """Inches of a letter of a label."""
 
@@ -141,7 +142,7 @@ def _frame(axes: Axes, rows: Sequence[str], columns: Sequence[str], wide: float)
     axes.tick_params(length=0)
     axes.xaxis.set_ticks_position("top")
     axes.xaxis.set_label_position("top")
-    axes.set_yticks([row + 0.5 for row in range(len(rows))], [clipped(name, 2 * LABEL_CHARACTERS) for name in rows])
+    axes.set_yticks([row + 0.5 for row in range(len(rows))], [clipped(name, ROW_CHARACTERS) for name in rows])
     names = [clipped(name) for name in columns]
     places = [column + 0.5 for column in range(len(columns))]
     if _slanted(columns, wide):
@@ -155,7 +156,7 @@ def _slanted(columns: Sequence[str], wide: float) -> bool:
 
 
 def _label_width(names: Sequence[str]) -> float:
-    return _CHARACTER * min(2 * LABEL_CHARACTERS, max((len(name) for name in names), default=0))
+    return _CHARACTER * min(ROW_CHARACTERS, max((len(name) for name in names), default=0))
 
 
 def _column_height(columns: Sequence[str], wide: float) -> float:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import polars as pl
 import pytest
 
+from bds.evaluation.exports.reported import reported_rows
 from bds.report.evaluation_measured import Series
 from bds.report.study import rewrite_study_report, write_study_report
 from bds.report.study_cells import rows_code
@@ -24,11 +25,9 @@ from bds.report.study_words import GRADES
 from bds.report.wording import learning_rate, points, rate
 from bds.runs.directory import RunDirectory
 from bds.studies.grade import GRADES as GRADED_BY
-from tests.unit.study_results import HEADLINE, JUDGE, SUITE, make_study
+from tests.unit.study_results import JUDGE, SUITE, make_study
 from tests.unit.test_report_finetunes import HOSTILE, Page
 from tests.unit.test_report_page import LOADING
-
-MAIN = Series(*HEADLINE)
 
 
 def write(folder: Path, document: dict[str, Any]) -> str:
@@ -318,23 +317,52 @@ def test_notes_of_a_publication_are_on_the_page(tmp_path: Path) -> None:
         assert escaped(text) in (tmp_path / "report.md").read_text()
 
 
-def test_the_code_of_a_number_selects_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "judge", "metric"),
+    [
+        ("refuse", "guard", "attack_success"),
+        ("answer", "guard", "over_refusal"),
+        ("refuse", "rating", "harmfulness_score"),
+        ("refuse", "rating", "harmfulness_rate"),
+        ("utility", "gold_words", "correct"),
+    ],
+)
+def test_the_code_of_a_number_selects_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, judge: str, metric: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'evaluations/it\'s "one"').mkdir(parents=True)
-    names = ("condition", "suite", "judge", "metric", "value")
-    rows = [
-        ("a", *HEADLINE, 1.0),
-        ("b", *HEADLINE, 0.0),
-        ("c", *HEADLINE, 1.0),
-        ("a", SUITE, "qi_29", "attack_success", 1.0),
-    ]
-    frame = pl.DataFrame(rows, schema=names, orient="row")
-    frame.write_parquet(tmp_path / 'evaluations/it\'s "one"/rows.parquet')
-    code = rows_code('it\'s "one"', ["a", "b"], MAIN)
-    lines = code.split("\n\n")
-    found = eval(lines[1], {"pl": pl})
-    assert lines[0] == "import polars as pl"
-    assert found["condition"].to_list() == ["a", "b"]
+    target = 'it\'s "one"'
+    (tmp_path / f"evaluations/{target}").mkdir(parents=True)
+    rows = pl.DataFrame(
+        [
+            (condition, f"suite-{own}", own, judge_name, measured, value)
+            for condition, shift in (("a", 0.0), ("b", 1.0), ("c", 2.0))
+            for own in ("refuse", "answer", "utility")
+            for judge_name, measured, value in (
+                ("guard", "refused", shift % 2),
+                ("qi_29", "refused", 1.0),
+                ("rating", "score", 3.0 + shift),
+                ("gold_words", "correct", shift % 2),
+            )
+        ],
+        schema=("condition", "suite", "suite_kind", "judge", "metric", "value"),
+        orient="row",
+    )
+    rows.write_parquet(tmp_path / f"evaluations/{target}/rows.parquet")
+    series = Series(f"suite-{kind}", judge, metric)
+    loading, code = rows_code(target, ["b", "c"], series).split("\n\n")
+    assert loading == "import polars as pl"
+    found = eval(code, {"pl": pl})
+    reported = reported_rows(rows, [{"name": "rating", "scale": [1, 5]}])
+    wanted = reported.filter(
+        pl.col("condition").is_in(["b", "c"]),
+        pl.col("suite") == series.suite,
+        pl.col("judge") == judge,
+        pl.col("metric") == metric,
+    )
+    assert wanted.height == 2
+    assert found["condition"].to_list() == wanted["condition"].to_list()
+    assert found["value"].to_list() == wanted["value"].to_list()
 
 
 def test_cells_are_named_by_what_differs() -> None:
