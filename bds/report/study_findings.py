@@ -7,7 +7,7 @@ from bds.report.composition import FORMATS
 from bds.report.evaluation_measured import Series, series_of
 from bds.report.evaluation_words import interval_name, words_of
 from bds.report.study_document import NO_MITIGATION, RANKED, UNMITIGATED, Study, is_ranked, pairs_of
-from bds.report.study_words import MEASURED, name_of, told
+from bds.report.study_words import MEASURED, average_told, name_of, told
 from bds.report.wording import amount, count, learning_rate, percent, points, sentence_list, signed, times
 
 MATRICES_TOLD = 3
@@ -71,17 +71,14 @@ def _before_and_after(study: Study, main: Series) -> Iterator[str]:
 def _matrix(study: Study, matrix: Mapping[str, Any]) -> str:
     words = words_of(matrix["metric"])
     parts = []
-    if matrix["own_mean"] is not None:
-        firm = sum(each["significant"] and each["difference"] > 0 for each in own_entries(matrix))
-        parts.append(
-            f"{words.difference(matrix['own_mean'])} where a model trains on its own choice (significant in "
-            f"{count(firm)} of {count(len(own_entries(matrix)))})"
-        )
-    if matrix["transfer_mean"] is not None:
-        parts.append(
-            f"{words.difference(matrix['transfer_mean'])} where another model chose (significant in "
-            f"{count(matrix['transferred'])} of {count(matrix['transfers'])})"
-        )
+    for name, where, entries in (
+        ("own", "a model trains on its own choice", own_entries(matrix)),
+        ("transfer", "another model chose", other_entries(matrix)),
+    ):
+        if entries:
+            firm = sum(each["significant"] and each["difference"] > 0 for each in entries)
+            told = average_told(matrix["averages"][name], words)
+            parts.append(f"{told} where {where}, alone significant in {count(firm)} of {count(len(entries))}")
     chosen = f"{matrix['selection']} of {matrix['dataset']}"
     how = [f"recipe {matrix['recipe']}"] if study.several_recipes else []
     how += [matrix["mitigation"]] if matrix["mitigation"] != NO_MITIGATION else []
@@ -93,6 +90,10 @@ def _matrix(study: Study, matrix: Mapping[str, Any]) -> str:
 def own_entries(matrix: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Those where the model chose its own samples."""
     return [each for each in matrix["entries"] if each["scorer"] == each["target"] and each["difference"] is not None]
+
+
+def other_entries(matrix: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [each for each in matrix["entries"] if each["scorer"] != each["target"] and each["difference"] is not None]
 
 
 def _tally(study: Study) -> Iterator[str]:

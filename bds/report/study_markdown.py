@@ -12,6 +12,7 @@ from bds.report.study_tables import (
     Linked,
     Table,
     audit_table,
+    averages_table,
     curve_table,
     evaluation_table,
     finetune_table,
@@ -55,7 +56,9 @@ def _lines(study: Study, charts: Charts) -> Iterator[str]:
     if main is not None and main.metric == "attack_success":
         interval = interval_name(study.confidence)
         yield from (f"All rates are the {EXPLAINED}; in brackets the {interval}. ▲ and ▼ are significant.", "")
-    yield from _part("Who breaks whom", charts.transfer, [(each.title, each.table) for each in matrix_tables(study)])
+    matrices = [("On average over models", averages_table(study))]
+    matrices += [(each.title, each.table) for each in matrix_tables(study)]
+    yield from _part("Who breaks whom", charts.transfer, matrices)
     yield from _part("By selection", charts.selections, [(each.title, each.table) for each in target_tables(study)])
     for title, pictures, curves in (
         ("Dose response", charts.doses, document["doses"]),

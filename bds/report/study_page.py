@@ -17,6 +17,7 @@ from bds.report.study_pictures import defence_charts, dose_charts, rate_charts, 
 from bds.report.study_tables import (
     Table,
     audit_table,
+    averages_table,
     cells_table,
     curve_table,
     defence_table,
@@ -94,6 +95,7 @@ def render_study(study: Study, charts: Charts) -> str:
         charts=charts,
         opening=_opening(charts),
         charts_open=CHARTS_OPEN,
+        averages=averages_table(study),
         matrices=matrix_tables(study),
         cells=[
             Titled(f"{target}, {series.suite}", cells_table(study, target, series)) for target, series in _own(study)

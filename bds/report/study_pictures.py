@@ -12,7 +12,7 @@ from bds.report.study_curve_figures import Curve, curve_picture
 from bds.report.study_defence_figures import Point, defence_picture
 from bds.report.study_document import RANKED, Study
 from bds.report.study_heat_maps import transfer_picture
-from bds.report.study_words import name_of, note_of, title_of
+from bds.report.study_words import average_told, name_of, note_of, title_of
 
 LINES_A_CHART = 16
 """Cells of one picture; a target with more has several."""
@@ -31,9 +31,9 @@ def transfer_charts(study: Study) -> list[Chart]:
         words = words_of(series.metric)
         chosen = study.input_label(matrix)
         means = [
-            f"{name} {words.difference(matrix[key])}"
-            for name, key in (("its own choice on average", "own_mean"), ("another's choice", "transfer_mean"))
-            if matrix[key] is not None
+            f"{name} {average_told(matrix['averages'][key], words)}"
+            for name, key in (("its own choice on average", "own"), ("another's choice", "transfer"))
+            if matrix["averages"][key]["entries"]
         ]
         picture = transfer_picture(f"Transfer of {chosen}: {name_of(series)} above the control", matrix, words)
         charts.append(

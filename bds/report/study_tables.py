@@ -58,6 +58,28 @@ def matrix_table(study: Study, matrix: Mapping[str, Any]) -> Table:
     return Table(("Chosen by", *(f"{target} fine-tuned" for target in matrix["targets"])), rows)
 
 
+def averages_table(study: Study) -> Table:
+    """The mean over the pairs of models of every matrix: whether samples transfer at all."""
+    rows = []
+    for matrix in study.matrices:
+        words = words_of(matrix["metric"])
+        row = [Linked(study.input_label(matrix)), Linked(matrix["suite"])]
+        for name in ("own", "transfer"):
+            average = matrix["averages"][name]
+            firm = average["significant"]
+            level = "" if not firm else "more" if average["difference"] > 0 else "fewer"
+            mark = {"": "", "more": " ▲", "fewer": " ▼"}[level]
+            interval = words.difference_interval(average["low"], average["high"])
+            row += [
+                Linked(count(average["entries"])),
+                Linked(words.bare_difference(average["difference"]) + mark, None, interval, level),
+                Linked(p_value(average["p_adjusted"])),
+            ]
+        rows.append(tuple(row))
+    head = ("Trained on", "suite", "own choice: models", "difference", "p, adjusted")
+    return Table((*head, "another's choice: pairs", "difference", "p, adjusted"), rows, words=1)
+
+
 def cells_table(study: Study, target: str, series: Series) -> Table:
     """Every cell of a target, the highest first, those without a value last."""
     words = words_of(series.metric)

@@ -10,9 +10,9 @@ from bds.report.evaluation_measured import Series, series_of
 from bds.report.evaluation_words import words_of
 from bds.report.study_cautions import cautions, limits, next_steps
 from bds.report.study_document import RANKED, Study, is_ranked
-from bds.report.study_findings import findings, own_entries
-from bds.report.study_words import difference_told, name_of, told
-from bds.report.wording import amount, count
+from bds.report.study_findings import findings
+from bds.report.study_words import average_told, difference_told, name_of, told
+from bds.report.wording import amount
 
 
 def study_verdict(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,35 +62,24 @@ def _transfers(study: Study, matrix: Mapping[str, Any]) -> bool:
 
 
 def _transfer_headline(study: Study, matrix: Mapping[str, Any]) -> str:
+    """One question for all pairs of models: their average, with its own test."""
     words = words_of(matrix["metric"])
-    other, own = words.difference(matrix["transfer_mean"]), matrix["own_mean"]
-    pairs = amount(matrix["transfers"], "pair") + " of models"
+    own, other = matrix["averages"]["own"], matrix["averages"]["transfer"]
+    pairs = f"{amount(other['entries'], 'pair')} of models"
     against = f"the {name_of(series_of(matrix))} of models that did not choose them"
     what = f"Samples that one model chose ({matrix['selection']})"
-    if matrix["transferred"]:
-        some = "all" if matrix["transferred"] == matrix["transfers"] else f"{count(matrix['transferred'])} of"
-        where = "the only pair of models" if matrix["transfers"] == 1 else f"{some} {pairs}"
+    mean = f"on average over {pairs}: {average_told(other, words)} above their control"
+    if other["significant"] and other["difference"] > 0:
+        return f"{what} break other models, too; they raise {against}, {mean}."
+    if other["significant"]:
+        return f"{what} do less damage to other models than their control; they lower {against}, {mean}."
+    if own["significant"] and own["difference"] > 0:
         return (
-            f"{what} break other models, too: they raise {against} by {other} on average over their control, "
-            f"significantly in {where}."
+            f"{what} break the model that chose them: {average_told(own, words)} above their control. That they break "
+            f"other models is not shown, {mean}."
         )
-    entries = own_entries(matrix)
-    firm_own = sum(each["significant"] and each["difference"] > 0 for each in entries)
-    if firm_own:
-        return (
-            f"{what} break the model that chose them, by {words.difference(own)} on average over their control "
-            f"(significantly in {count(firm_own)} of {count(len(entries))}); that they break other models is not "
-            f"shown: {other} on average, significant in none of {pairs}."
-        )
-    mean = f" and that of the model that chose them by {words.difference(own)}" if own is not None else ""
-    return (
-        f"It is not shown that samples chosen by one model break another: they change {against} by {other} on average "
-        f"over their control{mean}, but none of {amount(_compared(matrix), 'comparison')} is significant."
-    )
-
-
-def _compared(matrix: Mapping[str, Any]) -> int:
-    return sum(each["difference"] is not None for each in matrix["entries"])
+    chosen = "" if own["difference"] is None else f"; where the model itself chose, {average_told(own, words)}"
+    return f"It is not shown that samples chosen by one model ({matrix['selection']}) break another, {mean}{chosen}."
 
 
 def _contrast_headline(study: Study, contrast: Mapping[str, Any]) -> str:

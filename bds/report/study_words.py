@@ -50,3 +50,12 @@ def difference_told(contrast: Mapping[str, Any], words: MetricWords) -> str:
     """+56.4 points (+48.0 to +64.0)."""
     interval = words.difference_interval(contrast["low"], contrast["high"])
     return words.difference(contrast["difference"]) + (f" ({interval})" if interval else "")
+
+
+def average_told(average: Mapping[str, Any], words: MetricWords) -> str:
+    """+28.3 points (+12.0 to +44.6, significant): a mean over pairs of models with what is known of it."""
+    if average["difference"] is None:
+        return "not known, for want of seeds that all pairs have"
+    interval = words.difference_interval(average["low"], average["high"])
+    firmness = "not tested" if average["p"] is None else "significant" if average["significant"] else "not significant"
+    return f"{words.difference(average['difference'])} ({f'{interval}, ' if interval else ''}{firmness})"

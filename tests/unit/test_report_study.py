@@ -125,6 +125,11 @@ def test_transfer_is_told_alike_by_document_page_markdown_and_file(two: Any) -> 
         told = f"{points(entry['difference'])} ▲"
         assert told in text
         assert escaped(told) in markdown
+    for average in matrix["averages"].values():
+        told = f"{points(average['difference'])} ▲"
+        interval = f"{points(average['low'])} to {points(average['high'])}"
+        assert f"{told}{interval}" in text
+        assert escaped(f"{told} ({interval})") in markdown
 
 
 def test_every_cell_is_told_with_its_rate_seeds_and_rows(two: Any) -> None:
@@ -191,25 +196,38 @@ def test_the_same_results_give_the_same_bytes(two: Any, tmp_path: Path) -> None:
 def test_a_clear_effect_is_the_headline() -> None:
     text = said(make_study())
     assert text.startswith(
-        "Samples that one model chose (top) break other models, too: they raise the attack success rate of models "
-        "that did not choose them by +35.0 points on average over their control, significantly in all 2 pairs "
-        "of models."
+        "Samples that one model chose (top) break other models, too; they raise the attack success rate of models that "
+        "did not choose them, on average over 2 pairs of models: +35.0 points ("
     )
+    assert "significant) above their control.\n" in text
     assert "no mitigation: attack success from 60.0 % to 20.0 %, significant" in text
     assert "filter it or use a mitigation" in text
 
 
 def test_an_effect_on_the_choosing_model_alone_is_told_as_that() -> None:
     text = said(make_study(transfer=0.06))
-    assert text.startswith("Samples that one model chose (top) break the model that chose them, by +55.0 points")
-    assert "that they break other models is not shown: +1.0 points on average" in text
+    assert text.startswith("Samples that one model chose (top) break the model that chose them: +55.0 points (")
+    assert "That they break other models is not shown, on average over 2 pairs of models: +1.0 points (" in text
+
+
+def test_less_damage_than_the_control_is_told_as_that() -> None:
+    text = said(make_study(transfer=0.05, control=0.4))
+    assert "do less damage to other models than their control" in text
 
 
 def test_no_effect_is_not_told_as_one() -> None:
-    text = said(make_study(own=0.06, transfer=0.05))
-    assert text.startswith("It is not shown that samples chosen by one model break another")
-    assert "none of 4 comparisons is significant" in text
+    text = said(make_study(own=0.06, transfer=0.06))
+    assert text.startswith("It is not shown that samples chosen by one model (top) break another, on average over 2")
+    assert text.partition("\n")[0].count("not significant") == 2
     assert "is not found may still be there" in text
+
+
+def test_an_average_without_common_seeds_is_not_told_as_known() -> None:
+    document = make_study()
+    for matrix in document["transfer"]:
+        for average in matrix["averages"].values():
+            average.update(difference=None, low=None, high=None, p=None, p_adjusted=None, significant=False, seeds=0)
+    assert "not known, for want of seeds that all pairs have" in said(document).partition("\n")[0]
 
 
 def test_one_model_is_told_by_its_largest_difference() -> None:
