@@ -84,7 +84,7 @@ def _matrix(study: Study, matrix: Mapping[str, Any]) -> str:
     how += [matrix["mitigation"]] if matrix["mitigation"] != NO_MITIGATION else []
     how += [f"then {matrix['then']}"] if matrix["then"] else []
     trained = f" ({', '.join(how)})" if how else ""
-    return f"{chosen}{trained}, against its control: {sentence_list(parts) or 'not measured'}."
+    return f"{chosen}{trained}, against its control: {'; '.join(parts) or 'not measured'}."
 
 
 def own_entries(matrix: Mapping[str, Any]) -> list[Mapping[str, Any]]:
