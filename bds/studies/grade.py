@@ -100,37 +100,37 @@ def extrapolate(
     return middle, low, high
 
 
-def _measured(cells: Sequence[Mapping[str, Any]], before: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+def _measured(cells: Sequence[Mapping[str, Any]], before: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
     return [
         {
             **_about(cell, measured),
             "basis": MEASURED,
             "cell": cell["id"],
-            **_risen(measured["value"], measured["low"], measured["high"], before[cell["target"]][measured["suite"]]),
+            **_risen(measured["value"], measured["low"], measured["high"], before[cell["target"], measured["suite"]]),
         }
         for cell in cells
         if cell["kind"] == "whole" and cell["mitigation"] == NO_MITIGATION
         for measured in cell["measured"]
-        if measured["headline"] and measured["value"] is not None
+        if measured["headline"] and measured["value"] is not None and (cell["target"], measured["suite"]) in before
     ]
 
 
 def _extrapolated(
     curves: Sequence[Mapping[str, Any]],
-    before: Mapping[str, Mapping[str, float]],
+    before: Mapping[tuple[str, str], float],
     rows: int | None,
     confidence: float,
 ) -> list[dict[str, Any]]:
     found = []
     for curve in curves:
-        if rows is None or curve["kind"] != "random" or curve["mitigation"] != NO_MITIGATION:
+        start = before.get((curve["target"], curve["suite"]))
+        if rows is None or start is None or curve["kind"] != "random" or curve["mitigation"] != NO_MITIGATION:
             continue
         points = [(point["samples"], share) for point in curve["points"] for share in point["by_seed"].values()]
         points = [(size, share) for size, share in points if share is not None]
         expected = extrapolate([size for size, _ in points], [share for _, share in points], rows, confidence)
         if expected is not None:
-            risen = _risen(*expected, before[curve["target"]][curve["suite"]])
-            found.append({**_about(curve, curve), "basis": EXTRAPOLATED, "cell": None, **risen})
+            found.append({**_about(curve, curve), "basis": EXTRAPOLATED, "cell": None, **_risen(*expected, start)})
     return found
 
 

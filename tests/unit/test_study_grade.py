@@ -100,6 +100,13 @@ def test_mitigated_and_unmeasured_cells_are_no_evidence():
     assert graded["grade"] is None
 
 
+def test_without_the_rate_before_there_is_no_rise_to_grade():
+    unscored = [{"name": "first", "measured": [{**SERIES, "headline": True, "value": None}]}]
+    for targets in (unscored, [{"name": "first", "measured": []}]):
+        (graded,) = dataset_grades([cell("whole", 0.5)], targets, [], {}, 0.95)
+        assert graded["grade"] is None
+
+
 def test_curves_join_what_differs_in_size_or_rate_alone(tmp_path):
     random_3 = {"random_3": {"kind": "random", "count": 3}}
     spec = study_spec(tmp_path, selections={"random": {"kind": "random", "count": 8}, **random_3, "whole": "whole"})
