@@ -43,10 +43,10 @@ def dataset_grades(
         dataset, grade (null where there is no evidence), grade_low and grade_high (of the interval's ends), evidence.
     """
     before = {
-        target["name"]: {
-            measured["suite"]: measured["value"] for measured in target["measured"] if measured["headline"]
-        }
+        (target["name"], each["suite"]): each["value"]
         for target in targets
+        for each in target["measured"]
+        if each["headline"] and each["value"] is not None
     }
     graded = []
     for dataset in dict.fromkeys(cell["dataset"] for cell in cells):
