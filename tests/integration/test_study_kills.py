@@ -78,7 +78,8 @@ def test_five_kills_at_random_moments_change_no_table(
     world: Path, expected: dict[str, bytes], options: tuple[str, ...], longest: float
 ) -> None:
     run = world / ("local" if options else "ray")
-    study_spec(world, run={**RUN, "dir": run.name}, serving={"engine": "transformers"})
+    # Two steps at a time, where there are tasks to run them.
+    study_spec(world, run={**RUN, "dir": run.name}, serving={"engine": "transformers"}, resources={"steps": 2})
     draw = random.Random(5)
     killed = 0
     while killed < KILLS:
