@@ -33,7 +33,7 @@ def rate_curves(spec: StudySpec, cells: Sequence[Mapping[str, Any]]) -> list[dic
     """A curve for every input and target that was trained by recipes which differ in their learning rate alone."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for cell in cells:
-        recipe = spec.recipes[cell["recipe"]].model_dump_json(exclude={"learning_rate", "source"})
+        recipe = spec.recipes[cell["recipe"]].model_dump_json(exclude={"learning_rate", "source", "samples"})
         names = ("dataset", "selection", "scorer", "target", "mitigation", "then")
         groups.setdefault((*(cell[name] for name in names), recipe), []).append(cell)
     names = ("dataset", "selection", "scorer", "target", "mitigation", "then")

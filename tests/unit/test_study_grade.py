@@ -9,7 +9,7 @@ import scipy.stats
 from bds.studies.curves import dose_curves, rate_curves
 from bds.studies.defences import defence_charts
 from bds.studies.grade import dataset_grades, extrapolate, grade_of
-from tests.study_world import study_spec
+from tests.study_world import study_spec, study_value
 
 SERIES = {"suite": "asked", "judge": "phrases", "metric": "attack_success"}
 
@@ -109,7 +109,12 @@ def test_without_the_rate_before_there_is_no_rise_to_grade():
 
 def test_curves_join_what_differs_in_size_or_rate_alone(tmp_path):
     random_3 = {"random_3": {"kind": "random", "count": 3}}
-    spec = study_spec(tmp_path, selections={"random": {"kind": "random", "count": 8}, **random_3, "whole": "whole"})
+    recipes = study_value()["recipes"]
+    # How many samples a recipe is published for is told, and changes nothing.
+    recipes["slow"] = {**recipes["slow"], "samples": 8}
+    spec = study_spec(
+        tmp_path, recipes=recipes, selections={"random": {"kind": "random", "count": 8}, **random_3, "whole": "whole"}
+    )
     cells = [
         cell("random", 0.5),
         cell("random_3", 0.2, samples=3),
