@@ -5,6 +5,7 @@ A job is one attempt at a run. Ray never lets an id be used twice, so the attemp
 
 import contextlib
 import json
+import logging
 import os
 import tempfile
 import time
@@ -31,6 +32,9 @@ _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _TOKEN_HEADER = "Authorization"
 _REACH_SECONDS = 10.0
 _POLL_SECONDS = 1.0
+_NOT_YET = "No available agent"
+"""What a head says that has just begun: its dashboard is up before what starts jobs."""
+_AGENT_SECONDS = 30.0
 _TRIES = 5
 """Two who submit the same run at once want the same number."""
 
@@ -96,8 +100,8 @@ class Jobs:
                 if "already" not in str(error.__cause__):
                     raise
                 used.add(job_id)
-                continue
-            return job_id
+            else:
+                return job_id
         raise PreflightError(f"{self.address} gave the ids {name}-a* to others {_TRIES} times; submit again")
 
     def get(self, job_id: str) -> Job:
@@ -149,17 +153,26 @@ class Jobs:
     def _submit(self, bundle: Bundle, job_id: str, attempt: int) -> None:
         with tempfile.TemporaryDirectory(prefix="bds-submit-") as folder, self._explained(job_id):
             write_bundle(bundle, Path(folder))
-            self._client.submit_job(
-                entrypoint=entrypoint(bundle),
-                submission_id=job_id,
-                runtime_env={"working_dir": folder},
-                metadata={
-                    "bds_run": bundle.run_dir,
-                    "bds_kind": bundle.spec.kind,
-                    "bds_attempt": str(attempt),
-                    "bds_spec": spec_hash(bundle.spec),
-                },
-            )
+            metadata = {
+                "bds_run": bundle.run_dir,
+                "bds_kind": bundle.spec.kind,
+                "bds_attempt": str(attempt),
+                "bds_spec": spec_hash(bundle.spec),
+            }
+            deadline = time.monotonic() + _AGENT_SECONDS
+            while True:
+                try:
+                    self._client.submit_job(
+                        entrypoint=entrypoint(bundle),
+                        submission_id=job_id,
+                        runtime_env={"working_dir": folder},
+                        metadata=metadata,
+                    )
+                except RuntimeError as error:
+                    if _NOT_YET not in str(error) or time.monotonic() > deadline:
+                        raise
+                else:
+                    return
 
     @contextlib.contextmanager
     def _explained(self, job_id: str = "") -> Iterator[None]:
@@ -181,6 +194,11 @@ class Jobs:
                     f"{self.address} knows no job {job_id}; `bds status RUN` reads a run directory, and jobs are gone "
                     "with their cluster"
                 ) from error
+            if _NOT_YET in str(error):
+                raise PreflightError(
+                    f"the head at {self.address} has no agent that could start jobs: look in its dashboard_agent.log "
+                    "(another cluster on that machine may have its port, 52365), then submit again"
+                ) from error
             raise PreflightError(f"{self.address} refused ({_told_by_ray(error)}); check job and cluster") from error
 
 
@@ -201,6 +219,11 @@ def open_jobs(address: str | None = None) -> Jobs:
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
+        # It tells of every upload on this terminal.
+        for chatty in ("ray.dashboard", "ray._private.runtime_env"):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
+        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.ERROR)
         try:
             client = JobSubmissionClient(url, headers=headers)
         except AuthenticationError as error:

@@ -1,0 +1,52 @@
+"""The head of a Ray cluster with its Jobs API, on loopback and behind a token: `python head.py PORT FOLDER`.
+
+It is up when it has printed `ready`, and ends when its standard input does.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+TOKEN_FILE = "token"
+
+_STARTS = 3
+"""Ray gives its helper processes a fixed 15 s to start, too little on a busy machine (ray-project/ray#65983)."""
+
+
+def main(port: int, folder: Path) -> None:
+    os.environ.update(
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN_PATH=str(folder / TOKEN_FILE),
+        # A Ray that is told not to be a cluster listens on the loopback interface only.
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_JOB_STOP_WAIT_TIME_S="30",
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    )
+    from ray.cluster_utils import Cluster
+
+    for start in range(1, _STARTS + 1):
+        try:
+            cluster = Cluster(
+                initialize_head=True,
+                head_node_args={
+                    "num_cpus": 2,
+                    "include_dashboard": True,
+                    "dashboard_host": "127.0.0.1",
+                    "dashboard_port": port,
+                    # Its own port is a fixed one, which another cluster of this machine may have.
+                    "dashboard_agent_listen_port": 0,
+                    "temp_dir": str(folder),
+                },
+            )
+            break
+        except Exception:
+            if start == _STARTS:
+                raise
+    print("ready", flush=True)
+    sys.stdin.read()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
