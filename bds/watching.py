@@ -3,14 +3,18 @@
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from bds.errors import PreflightError
+from bds.errors import BdsError, PreflightError
 from bds.runs.directory import RunDirectory
 from bds.runs.kind import SPEC
 from bds.runs.lease import LEASE
 from bds.spec.paths import is_uri
 from bds.status import is_over, run_status, status_text
+
+if TYPE_CHECKING:
+    from bds.distributed.jobs import Job
 
 _EVERY_SECONDS = 5.0
 _JOB_ID = re.compile(r"[A-Za-z0-9._+-]+-a\d+")
@@ -41,13 +45,32 @@ def _status(named: str, address: str | None) -> tuple[dict[str, Any], str, bool]
         status = run_status(named)
         return status, status_text(status), is_over(status)
     # Only here Ray is needed.
-    from bds.distributed.job_status import jobs_of_run, status_of_job
+    from bds.distributed.jobs import job_lines, open_jobs
 
+    jobs = open_jobs(address)
     if not is_run:
-        return status_of_job(named, address)
+        return _of_job(jobs.get(named))
     status = run_status(named)
-    jobs, lines = jobs_of_run(RunDirectory(named).uri, address)
-    return {**status, "jobs": jobs}, "\n".join([status_text(status), *lines]), is_over(status)
+    own = jobs.of_run(RunDirectory(named).uri)
+    lines = [line for job in own for line in job_lines(job)] or ["the cluster knows no job of this run"]
+    told = {**status, "jobs": [asdict(job) for job in own]}
+    return told, "\n".join([status_text(status), *lines]), is_over(status)
+
+
+def _of_job(job: "Job") -> tuple[dict[str, Any], str, bool]:
+    """A job, and the run that it works on where it can be read from here."""
+    from bds.distributed.jobs import job_lines
+
+    lines, run = job_lines(job), None
+    if not job.run:
+        lines.append("it was not submitted by bds, so that its run is not known")
+    else:
+        try:
+            run = run_status(job.run)
+            lines.append(status_text(run))
+        except BdsError as error:
+            lines.append(f"its run cannot be read from here: {error}")
+    return {"job": asdict(job), "run": run}, "\n".join(lines), job.over
 
 
 def _is_run(named: str) -> bool:

@@ -114,6 +114,10 @@ class Jobs:
         with self._explained():
             return [_job(details) for details in self._client.list_jobs() if details.submission_id]
 
+    def of_run(self, uri: str) -> list[Job]:
+        """Those that worked on a run, the first one first."""
+        return sorted((job for job in self.list() if job.run == uri), key=lambda job: job.started or 0.0)
+
     def logs(self, job_id: str) -> str:
         """What the job has printed so far."""
         self.get(job_id)

@@ -1,9 +1,10 @@
-"""The head of a Ray cluster with its Jobs API, on loopback and behind a token: `python head.py PORT FOLDER`.
+"""The head of a Ray cluster with its Jobs API, on loopback and behind a token: `python head.py FOLDER`.
 
-It is up when it has printed `ready`, and ends when its standard input does.
+It is up when it has printed the port of the Jobs API, and ends when its standard input does.
 """
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ _STARTS = 3
 """Ray gives its helper processes a fixed 15 s to start, too little on a busy machine (ray-project/ray#65983)."""
 
 
-def main(port: int, folder: Path) -> None:
+def main(folder: Path) -> None:
     os.environ.update(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN_PATH=str(folder / TOKEN_FILE),
@@ -25,7 +26,13 @@ def main(port: int, folder: Path) -> None:
     )
     from ray.cluster_utils import Cluster
 
+    from bds.distributed.session import end_half_started
+
     for start in range(1, _STARTS + 1):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        started = folder / str(start)
         try:
             cluster = Cluster(
                 initialize_head=True,
@@ -36,17 +43,18 @@ def main(port: int, folder: Path) -> None:
                     "dashboard_port": port,
                     # Its own port is a fixed one, which another cluster of this machine may have.
                     "dashboard_agent_listen_port": 0,
-                    "temp_dir": str(folder),
+                    "temp_dir": str(started),
                 },
             )
             break
         except Exception:
+            end_half_started(f"{started}/")
             if start == _STARTS:
                 raise
-    print("ready", flush=True)
+    print(port, flush=True)
     sys.stdin.read()
     cluster.shutdown()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))
