@@ -80,7 +80,7 @@ class Jobs:
         Raises:
             PreflightError: a job works on that run already, or the cluster refuses.
         """
-        jobs = self.list()
+        jobs = self.submitted()
         for job in jobs:
             if job.run == bundle.run_dir and not job.over:
                 raise PreflightError(
@@ -109,14 +109,14 @@ class Jobs:
         with self._explained(job_id):
             return _job(self._client.get_job_info(job_id))
 
-    def list(self) -> list[Job]:
+    def submitted(self) -> list[Job]:
         """Those that were submitted, whoever did."""
         with self._explained():
             return [_job(details) for details in self._client.list_jobs() if details.submission_id]
 
     def of_run(self, uri: str) -> list[Job]:
         """Those that worked on a run, the first one first."""
-        return sorted((job for job in self.list() if job.run == uri), key=lambda job: job.started or 0.0)
+        return sorted((job for job in self.submitted() if job.run == uri), key=lambda job: job.started or 0.0)
 
     def logs(self, job_id: str) -> str:
         """What the job has printed so far."""

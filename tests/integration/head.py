@@ -10,7 +10,7 @@ from pathlib import Path
 
 TOKEN_FILE = "token"
 
-_STARTS = 3
+_STARTS = 6
 """Ray gives its helper processes a fixed 15 s to start, too little on a busy machine (ray-project/ray#65983)."""
 
 
