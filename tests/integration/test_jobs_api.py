@@ -114,7 +114,11 @@ def test_a_job_gives_what_the_same_command_gives_here(head: Head, tmp_path: Path
 
     assert "report.html" in head.bds("logs", "small-a1").stdout
     told = json.loads(head.bds("status", "small-a1", "--json").stdout)
-    assert (told["job"]["status"], told["run"]["state"], told["run"]["progress"][0]["done"]) == ("SUCCEEDED", "finished", 4)
+    assert (told["job"]["status"], told["run"]["state"], told["run"]["progress"][0]["done"]) == (
+        "SUCCEEDED",
+        "finished",
+        4,
+    )
     of_run = head.bds("status", str(tmp_path / "run"))
     assert "job small-a1: succeeded" in of_run.stderr
     # A gate trips: the exit code is bds's own and not Ray's 1.
@@ -127,9 +131,7 @@ def test_a_job_gives_what_the_same_command_gives_here(head: Head, tmp_path: Path
     ("token", "told"),
     [("wrong", "refuses the token: set RAY_AUTH_TOKEN to the cluster's own"), ("", "asks for its token: set")],
 )
-def test_without_its_token_the_cluster_refuses_in_a_sentence(
-    head: Head, tmp_path: Path, token: str, told: str
-) -> None:
+def test_without_its_token_the_cluster_refuses_in_a_sentence(head: Head, tmp_path: Path, token: str, told: str) -> None:
     refused = head.bds(
         "logs", "any-a1", RAY_AUTH_TOKEN=token, RAY_AUTH_TOKEN_PATH=str(tmp_path / "none"), HOME=str(tmp_path)
     )
@@ -187,8 +189,14 @@ def test_a_stopped_job_gives_its_lease_back_and_another_one_goes_on(head: Head, 
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("ray://head:10001", "is for Ray Client; jobs are submitted to the dashboard, as in --address http://head:8265"),
-        ("head:6379", "it has no http:// before it; jobs are submitted to the dashboard, as in --address http://head:8265"),
+        (
+            "ray://head:10001",
+            "is for Ray Client; jobs are submitted to the dashboard, as in --address http://head:8265",
+        ),
+        (
+            "head:6379",
+            "it has no http:// before it; jobs are submitted to the dashboard, as in --address http://head:8265",
+        ),
         ("http://127.0.0.1:{free}", "no cluster answers at http://127.0.0.1:{free}"),
         ("http://127.0.0.1:{silent}", "is not Ray's dashboard"),
     ],
