@@ -16,9 +16,7 @@ from bds.errors import BdsError, SpecError
 
 if TYPE_CHECKING:
     from bds.spec.identity import AnySpec
-    from bds.spec.models import AuditSpec
     from bds.spec.overrides import Override
-    from bds.spec.study import StudySpec
 
 app = typer.Typer(
     name="bds",

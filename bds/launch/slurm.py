@@ -1,4 +1,4 @@
-"""A spec as a Slurm batch script: a Ray cluster over the job's nodes, the bds command on its head, then the end of it."""
+"""A spec as a Slurm batch script: a Ray cluster over the job's nodes, and the bds command on the first of them."""
 
 import os
 import shlex

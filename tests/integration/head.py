@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     start_process = services.start_ray_process
 
     def start_with_jobs_alone(command: list[str], kind: str, *options: Any, **more: Any) -> Any:
-        """The dashboard's other parts are nine processes that begin at once, while the raylet waits 15 s for its own."""
+        """The dashboard's other parts are nine processes that begin at once, and the raylet waits 15 s for its own."""
         alone = ["--modules-to-load=JobHead"] if kind == "dashboard" else []
         return start_process([*command, *alone], kind, *options, **more)
 

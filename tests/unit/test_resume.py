@@ -50,5 +50,5 @@ def test_a_submitted_run_goes_on_here_without_the_cluster_it_was_on(tmp_path: Pa
 def test_a_run_that_is_alive_is_not_resumed(tmp_path: Path) -> None:
     run = half_scored(tmp_path / "run", write_small_audit(tmp_path))
     write_lease(run, host="another-machine", pid=4, expires=time.time() + LIFETIME)
-    with pytest.raises(PreflightError, match="attempt 2 at .* is alive on another-machine"):
+    with pytest.raises(PreflightError, match=r"attempt 2 at .* is alive on another-machine"):
         resumable(run.uri)
