@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -184,29 +183,3 @@ def test_a_stopped_job_gives_its_lease_back_and_another_one_goes_on(head: Head, 
     assert resumed.returncode == 0, resumed.stderr
     assert f"resuming: {kept} of {LONG_ROWS // 5} shards are done" in resumed.stderr
     assert tables(tmp_path / "run") == tables(tmp_path / "local")
-
-
-@pytest.mark.parametrize(
-    ("address", "told"),
-    [
-        (
-            "ray://head:10001",
-            "is for Ray Client; jobs are submitted to the dashboard, as in --address http://head:8265",
-        ),
-        (
-            "head:6379",
-            "it has no http:// before it; jobs are submitted to the dashboard, as in --address http://head:8265",
-        ),
-        ("http://127.0.0.1:{free}", "no cluster answers at http://127.0.0.1:{free}"),
-        ("http://127.0.0.1:{silent}", "is not Ray's dashboard"),
-    ],
-)
-def test_an_address_that_is_none_is_said_within_seconds(address: str, told: str) -> None:
-    with socket.socket() as free, socket.socket() as silent:
-        free.bind(("127.0.0.1", 0))
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        ports = {"free": free.getsockname()[1], "silent": silent.getsockname()[1]}
-        refused = Head(address.format(**ports), dict(os.environ)).bds("logs", "any-a1", seconds=60)
-    assert refused.returncode == 3
-    assert told.format(**ports) in refused.stderr
