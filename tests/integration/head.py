@@ -26,7 +26,9 @@ def main(folder: Path) -> None:
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     )
     from ray._private import services
-    from ray.cluster_utils import Cluster
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+    from ray._private.utils import write_ray_address
 
     from bds.distributed.session import end_half_started
 
@@ -44,26 +46,28 @@ def main(folder: Path) -> None:
             port = free.getsockname()[1]
         started = folder / str(start)
         try:
-            cluster = Cluster(
-                initialize_head=True,
-                head_node_args={
-                    "num_cpus": 2,
-                    "include_dashboard": True,
-                    "dashboard_host": "127.0.0.1",
-                    "dashboard_port": port,
-                    # Its own port is a fixed one, which another cluster of this machine may have.
-                    "dashboard_agent_listen_port": 0,
-                    "temp_dir": str(started),
-                },
+            parameters = RayParams(
+                num_cpus=2,
+                num_gpus=0,
+                object_store_memory=150 << 20,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                dashboard_port=port,
+                # Its own port is a fixed one, which another cluster of this machine may have.
+                dashboard_agent_listen_port=0,
+                temp_dir=str(started),
             )
+            node = Node(parameters, head=True, shutdown_at_exit=True)
             break
         except Exception:
             end_half_started(f"{started}/")
             if start == _STARTS:
                 raise
+    # By it the jobs find this cluster and no other one of this machine.
+    write_ray_address(node.gcs_address, str(started))
     print(port, flush=True)
     sys.stdin.read()
-    cluster.shutdown()
+    node.kill_all_processes(check_alive=False, allow_graceful=True)
 
 
 if __name__ == "__main__":
