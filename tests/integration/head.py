@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
 
     def start_with_jobs_alone(command: list[str], kind: str, *options: Any, **more: Any) -> Any:
         """The dashboard's other parts are nine processes that begin at once, and the raylet waits 15 s for its own."""
-        alone = ["--modules-to-load=JobHead"] if kind == "dashboard" else []
+        alone = ["--modules-to-load=JobHead,NodeHead"] if kind == "dashboard" else []
         return start_process([*command, *alone], kind, *options, **more)
 
     services.start_ray_process = start_with_jobs_alone
