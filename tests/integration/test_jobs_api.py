@@ -12,16 +12,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from bds.distributed.audit import run_audit
+from bds.distributed.moderate import run_moderation
 from bds.runs.directory import RunDirectory
 from bds.runs.plan import read_plan
 from bds.runs.receipts import valid_receipts
-from bds.spec.load import load_spec
+from bds.spec.load import load_any_spec, load_spec
+from bds.spec.moderate import ModerateSpec
 from tests.integration.head import TOKEN_FILE
 from tests.tiny_chat import tiny_chat
+from tests.unit.small_moderation import write_small_moderation
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("components.parquet", "scores.parquet")
@@ -100,30 +104,45 @@ def finished(run: RunDirectory) -> int:
     return 0 if plan is None else len(valid_receipts(plan, run))
 
 
-def test_a_job_gives_what_the_same_command_gives_here(head: Head, tmp_path: Path) -> None:
-    spec_file = write_audit(tmp_path, rows=20)
-    run_audit(load_spec(str(spec_file), [f"run.dir={tmp_path / 'local'}"]), local=True)
+def test_a_job_is_submitted_followed_and_told(head: Head, tmp_path: Path) -> None:
+    """By keywords, which need no model: what is left is bds and the cluster."""
+    where = {"dir": "run", "rows_per_shard": 3, "max_failed_fraction": 1.0}
+    spec_file = write_small_moderation(tmp_path, name="words", judges={"words": "refusal_prefixes"}, run=where)
+    run_moderation(cast(ModerateSpec, load_any_spec(str(spec_file), [f"run.dir={tmp_path / 'local'}"])), local=True)
 
     done = head.bds("submit", str(spec_file), "--wait")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "small-a1"
-    assert "uploads 3 files" in done.stderr
-    assert "4/4 shards" in done.stderr, "the job's own output is followed"
-    assert tables(tmp_path / "run") == tables(tmp_path / "local")
+    assert (done.returncode, done.stdout.strip()) == (0, "words-a1"), done.stderr
+    assert "uploads 1 file," in done.stderr
+    assert "judge words" in done.stderr, "the job's own output is followed"
+    name = "moderation.parquet"
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
-    assert "report.html" in head.bds("logs", "small-a1").stdout
-    told = json.loads(head.bds("status", "small-a1", "--json").stdout)
+    assert "judge words" in head.bds("logs", "words-a1").stdout
+    told = json.loads(head.bds("status", "words-a1", "--json").stdout)
     assert (told["job"]["status"], told["run"]["state"], told["run"]["progress"][0]["done"]) == (
         "SUCCEEDED",
         "finished",
-        4,
+        3,
     )
-    of_run = head.bds("status", str(tmp_path / "run"))
-    assert "job small-a1: succeeded" in of_run.stderr
-    # A gate trips: the exit code is bds's own and not Ray's 1.
-    tripped = head.bds("submit", str(spec_file), "--wait", "--set", "run.fail_on={flagged_fraction: -1}")
-    assert tripped.stdout.strip() == "small-a2", "an id is used once"
-    assert tripped.returncode == 5, tripped.stderr
+
+
+@pytest.mark.slow
+def test_an_audit_as_a_job_gives_the_same_bytes_and_its_own_exit_code(head: Head, tmp_path: Path) -> None:
+    spec_file = write_audit(tmp_path, rows=20)
+    run_audit(load_spec(str(spec_file), [f"run.dir={tmp_path / 'local'}"]), local=True)
+
+    done = head.bds("submit", str(spec_file), "--wait", "--set", "name=same")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "same-a1"
+    assert "uploads 3 files" in done.stderr
+    assert "4/4 shards" in done.stderr
+    assert tables(tmp_path / "run") == tables(tmp_path / "local")
+    assert "job same-a1: succeeded" in head.bds("status", str(tmp_path / "run")).stderr
+
+    gate = ["--set", "name=same", "--set", "run.fail_on={flagged_fraction: -1}"]
+    tripped = head.bds("submit", str(spec_file), "--wait", *gate)
+    assert tripped.stdout.strip() == "same-a2", "an id is used once"
+    assert tripped.returncode == 5, "bds's own, not Ray's 1"
 
 
 @pytest.mark.parametrize(
