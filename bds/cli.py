@@ -16,9 +16,7 @@ from bds.errors import BdsError, SpecError
 
 if TYPE_CHECKING:
     from bds.spec.identity import AnySpec
-    from bds.spec.models import AuditSpec
     from bds.spec.overrides import Override
-    from bds.spec.study import StudySpec
 
 app = typer.Typer(
     name="bds",
@@ -53,6 +51,13 @@ Wait = Annotated[
     typer.Option(
         "--wait-for-resources", metavar="T", help="How long to wait for the cluster to have room: 90s, 10m, 2h."
     ),
+]
+JobsAddress = Annotated[
+    str | None,
+    typer.Option("--address", metavar="URL", help="The cluster's dashboard, http://HEAD:8265; left out: this machine."),
+]
+WaitForEnd = Annotated[
+    bool, typer.Option("--wait", help="Follow the job to its end and exit as it does; Ctrl-C leaves it running.")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -133,7 +138,6 @@ def finetune(
     Every model on every dataset by every recipe under every mitigation, each seed. Run again, it goes on where it
     stopped.
     """
-    from bds.checks_finetune import check_finetune_spec
     from bds.spec.load import finetune_spec_from_options, load_finetune_spec
     from bds.spec.options import finetune_overrides, waiting_override
 
@@ -148,14 +152,7 @@ def finetune(
     )
     overrides = [*options, *waiting_override(wait), *(settings or ())]
     requested = finetune_spec_from_options(overrides) if spec is None else load_finetune_spec(spec, overrides)
-    check_finetune_spec(requested)
-    # Only now: this import takes seconds, and a mistake in the spec should not.
-    from bds.distributed.finetune import run_finetunes
-
-    result = run_finetunes(requested, fresh=fresh, local=local, command=context.obj, report=say)
-    runs = result.runs.to_dicts()
-    summary = {"run_dir": result.run_dir, "report": result.report, "headline": result.headline, "runs": runs}
-    _finish(result.headline, result.report, summary, result.exit_error, as_json=as_json)
+    _run(requested, command=context.obj, fresh=fresh, local=local, as_json=as_json)
 
 
 @app.command()
@@ -199,7 +196,6 @@ def evaluate(
 
     Every model, adapter and fine-tune answers every suite, every judge judges. Run again, it asks what is missing.
     """
-    from bds.checks_evaluate import check_evaluate_spec
     from bds.spec.load import evaluate_spec_from_options, load_evaluate_spec
     from bds.spec.options import evaluate_overrides, parse_judges, waiting_override
 
@@ -216,14 +212,7 @@ def evaluate(
     )
     overrides = [*options, *waiting_override(wait), *(settings or ())]
     requested = evaluate_spec_from_options(overrides) if spec is None else load_evaluate_spec(spec, overrides)
-    for note in check_evaluate_spec(requested):
-        say(f"note: {note}")
-    # Only now: this import takes seconds, and a mistake in the spec should not.
-    from bds.distributed.evaluate import run_evaluation
-
-    result = run_evaluation(requested, fresh=fresh, local=local, command=context.obj, report=say)
-    summary = {"run_dir": result.run_dir, "report": result.report, "metrics": result.metrics}
-    _finish(result.metrics["verdict"]["headline"], result.report, summary, result.exit_error, as_json=as_json)
+    _run(requested, command=context.obj, fresh=fresh, local=local, as_json=as_json)
 
 
 @app.command()
@@ -304,7 +293,6 @@ def moderate(
 
     The baseline of explicit harm, which ordinary but damaging samples pass. Run again, it goes on where it stopped.
     """
-    from bds.checks_moderate import check_moderate_spec
     from bds.spec.load import load_moderate_spec, moderate_spec_from_options
     from bds.spec.options import moderate_overrides, parse_judges, waiting_override
 
@@ -320,14 +308,7 @@ def moderate(
     )
     overrides = [*options, *waiting_override(wait), *(settings or ())]
     requested = load_moderate_spec(str(source), overrides) if is_spec else moderate_spec_from_options(overrides)
-    for note in check_moderate_spec(requested):
-        say(f"note: {note}")
-    # Only now: this import takes seconds, and a mistake in the spec should not.
-    from bds.distributed.moderate import run_moderation
-
-    result = run_moderation(requested, fresh=fresh, local=local, command=context.obj, report=say)
-    summary = {"run_dir": result.run_dir, "report": result.report, "metrics": result.metrics}
-    _finish(result.metrics["verdict"]["headline"], result.report, summary, result.exit_error, as_json=as_json)
+    _run(requested, command=context.obj, fresh=fresh, local=local, as_json=as_json)
 
 
 @app.command()
@@ -352,7 +333,119 @@ def study(
 
     options = [*study_overrides(run_dir=run_dir, address=address), *waiting_override(wait)]
     requested = load_study_spec(spec, [*options, *(settings or ())])
-    _run_study(requested, command=context.obj, fresh=fresh, local=local, as_json=as_json)
+    _run(requested, command=context.obj, fresh=fresh, local=local, as_json=as_json)
+
+
+@app.command()
+def submit(
+    spec: Annotated[str, typer.Argument(metavar="SPEC.yaml", help="A spec of any kind.")],
+    run_dir: Annotated[str | None, typer.Option(metavar="R", help="Instead of the spec's run directory.")] = None,
+    address: JobsAddress = None,
+    settings: Settings = None,
+    wait: WaitForEnd = False,
+    kuberay: Annotated[bool, typer.Option("--kuberay", help="Print a RayJob for KubeRay instead.")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Print a script for sbatch instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a spec as a job on a Ray cluster.
+
+    Uploads the spec and the small files it names, and says which; data and models stay where they are. Submitted again,
+    it goes on where it stopped.
+    """
+    from bds.spec.load import load_any_spec
+    from bds.submitting import prepared, printed
+
+    overrides = [*(settings or ()), *([] if run_dir is None else [f"run.dir={run_dir}"])]
+    requested = load_any_spec(spec, overrides)
+    bundle = prepared(requested, say=say)
+    if kuberay or slurm:
+        print(printed(bundle, spec, overrides, kuberay=kuberay, slurm=slurm), end="")
+        return
+    from bds.distributed.submission import submit_bundle
+
+    raise typer.Exit(submit_bundle(bundle, address, wait=wait, as_json=as_json, say=say))
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")],
+    address: Annotated[
+        str | None, typer.Option(metavar="URL", help="Go on there as a new job; left out: on this machine.")
+    ] = None,
+    wait: WaitForEnd = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run.
+
+    Takes the spec from the run directory and does what is missing, here or as a new job of a cluster.
+    """
+    from bds.resuming import resumable
+
+    found = resumable(run)
+    if address is None:
+        _run(found.spec, command=context.obj, fresh=False, local=found.local, as_json=as_json)
+        return
+    from bds.submitting import prepared
+
+    bundle = prepared(found.spec, say=say)
+    from bds.distributed.submission import submit_bundle
+
+    raise typer.Exit(submit_bundle(bundle, address, wait=wait, as_json=as_json, say=say))
+
+
+@app.command()
+def status(
+    run: Annotated[str, typer.Argument(metavar="RUN|JOB", help="A run directory, or the id of a job.")],
+    address: JobsAddress = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every few seconds, until it is over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a run is.
+
+    Who works on it, what is done of what was planned, what failed and how to go on: from the run directory, which
+    outlives its cluster. With --address also what the cluster says.
+    """
+    from bds.watching import told_until_over
+
+    for told, text in told_until_over(run, address, watch=watch):
+        _show(told, text, as_json=as_json)
+
+
+@app.command()
+def logs(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The id that `bds submit` printed.")],
+    address: JobsAddress = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the job is over.")] = False,
+) -> None:
+    """Print what a job has printed."""
+    from bds.distributed.submission import print_logs
+
+    print_logs(job, address, follow=follow, say=say)
+
+
+@app.command()
+def stop(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The id that `bds submit` printed.")],
+    address: JobsAddress = None,
+) -> None:
+    """Stop a job.
+
+    What is finished is kept: `bds resume` goes on with its run.
+    """
+    from bds.distributed.submission import stop_job
+
+    stop_job(job, address, say=say)
+
+
+@app.command(hidden=True)
+def unpack(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE.json", help="What `bds submit` uploaded.")],
+) -> None:
+    """Copy the files of a submitted bundle into its run directory, as the first thing that its job does."""
+    from bds.launch.bundle import place_files
+
+    say(f"{place_files(bundle)} files copied into the run directory")
 
 
 @app.command()
@@ -375,11 +468,12 @@ def plan(
     verdicts; of a study its steps, what they share, and the time and price of what is left. Loads no model.
     """
     from bds.spec.load import load_any_spec, spec_from_options
+    from bds.submitting import check_any_spec
 
     options = _options(model, data, format, detectors, anchors, top, run_dir, limit, None)
     overrides = [*options, *(settings or ())]
     requested = spec_from_options(overrides) if spec is None else load_any_spec(spec, overrides)
-    notes = _check(requested, may_lack_files=True)
+    notes = check_any_spec(requested, may_lack_files=True)
     planned, text = _plan(requested)
     _show({**planned, "notes": notes}, "\n".join([text, *notes]), as_json=as_json)
 
@@ -396,9 +490,10 @@ def validate(
     """
     from bds.spec.identity import spec_hash
     from bds.spec.load import load_any_spec
+    from bds.submitting import check_any_spec
 
     requested = load_any_spec(spec, settings or ())
-    notes = _check(requested)
+    notes = check_any_spec(requested)
     checked: dict[str, Any] = {"spec": requested.model_dump(mode="json"), "hash": spec_hash(requested), "notes": notes}
     text = f"{spec} is a valid spec (hash {spec_hash(requested)[:12]})"
     if requested.kind == "finetune":
@@ -426,16 +521,22 @@ def schema(
 
 @app.command(name="ls")
 def list_names(
-    what: Annotated[str, typer.Argument(metavar="detectors|formats|judges|mitigations|selections|suites|templates")],
+    what: Annotated[
+        str, typer.Argument(metavar="detectors|formats|judges|mitigations|runs|selections|suites|templates")
+    ],
+    folder: Annotated[str | None, typer.Argument(metavar="[FOLDER]", help="Of runs: where to look, runs/.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what a spec can name.
+    """List what a spec can name, or the runs in a folder.
 
     Detectors, judges, suites and mitigations come with needs, costs and sources.
     """
     from bds.listing import listing, listing_text
+    from bds.run_listing import list_runs
 
-    rows = listing(what)
+    if folder is not None and what != "runs":
+        raise SpecError(f"{folder} is not expected here; only `bds ls runs` looks in a folder")
+    rows = list_runs(folder or "runs") if what == "runs" else listing(what)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
@@ -474,7 +575,7 @@ def demo(
     from bds.demo import prepare_demo
 
     spec = prepare_demo(run_dir, seed=seed, overrides=settings or (), say=say)
-    _run_study(spec, command=context.obj, fresh=fresh, local=local, as_json=as_json)
+    _run(spec, command=context.obj, fresh=fresh, local=local, as_json=as_json)
 
 
 @app.command()
@@ -559,30 +660,6 @@ def _options(
     )
 
 
-def _check(spec: "AnySpec", *, may_lack_files: bool = False) -> list[str]:
-    """`may_lack_files` is for the plan of a study, which tells what it would take before anything is downloaded."""
-    match spec.kind:
-        case "finetune":
-            from bds.checks_finetune import check_finetune_spec
-
-            return check_finetune_spec(spec)
-        case "evaluate":
-            from bds.checks_evaluate import check_evaluate_spec
-
-            return check_evaluate_spec(spec)
-        case "moderate":
-            from bds.checks_moderate import check_moderate_spec
-
-            return check_moderate_spec(spec)
-        case "study":
-            from bds.checks_study import check_study_spec
-
-            return check_study_spec(spec, may_lack_files=may_lack_files)
-    from bds.checks import check_spec
-
-    return check_spec(spec)
-
-
 def _plan(spec: "AnySpec") -> tuple[dict[str, Any], str]:
     match spec.kind:
         case "finetune":
@@ -611,36 +688,12 @@ def _plan(spec: "AnySpec") -> tuple[dict[str, Any], str]:
     return planned, plan_text(planned)
 
 
-def _run(spec: "AuditSpec", *, command: Sequence[str], fresh: bool, local: bool, as_json: bool) -> None:
-    from bds.checks import check_spec
+def _run(spec: "AnySpec", *, command: Sequence[str], fresh: bool, local: bool, as_json: bool) -> None:
+    """Check a spec, run it and show the outcome, whatever its kind."""
+    from bds.running import run_spec
 
-    check_spec(spec)
-    # Only now: this import takes seconds, and a mistake in the spec should not.
-    from bds.distributed.audit import run_audit
-
-    result = run_audit(spec, fresh=fresh, local=local, command=command, report=say)
-    summary = {"run_dir": result.run_dir, "report": result.report, "metrics": result.metrics}
-    _finish(result.metrics["verdict"]["headline"], result.report, summary, result.exit_error, as_json=as_json)
-
-
-def _run_study(spec: "StudySpec", *, command: Sequence[str], fresh: bool, local: bool, as_json: bool) -> None:
-    from bds.checks_study import check_study_spec
-
-    for note in check_study_spec(spec):
-        say(f"note: {note}")
-    # Only now: this import takes seconds, and a mistake in the spec should not.
-    from bds.distributed.study import run_study
-
-    result = run_study(spec, fresh=fresh, local=local, command=command, report=say)
-    verdict = result.results["verdict"]
-    summary = {"run_dir": result.run_dir, "report": result.report, "results": result.results}
-    _finish(
-        "\n".join([verdict["headline"], *verdict["findings"]]),
-        result.report,
-        summary,
-        result.exit_error,
-        as_json=as_json,
-    )
+    outcome = run_spec(spec, command=command, fresh=fresh, local=local, say=say)
+    _finish(outcome.headline, outcome.report, outcome.summary, outcome.exit_error, as_json=as_json)
 
 
 def _finish(headline: str, report: str, summary: dict[str, Any], exit_error: BdsError | None, *, as_json: bool) -> None:

@@ -158,7 +158,7 @@ def _start(folder: str, cpus: int | None) -> None:
             return
         except Exception as error:  # a node that does not come up in time is a bare Exception
             ray.shutdown()
-            _end_half_started(folder)
+            end_half_started(folder)
             if starts == _STARTS:
                 raise PreflightError(
                     f"Ray cannot start on this machine ({first_line(error)}): run with --local to do without it"
@@ -166,7 +166,7 @@ def _start(folder: str, cpus: int | None) -> None:
             print(f"Ray did not start ({first_line(error)}); trying again", file=sys.stderr)
 
 
-def _end_half_started(folder: str) -> None:
+def end_half_started(folder: str) -> None:
     """Ends what a failed start left running, known by its own folder: Ray ends those only when this process exits."""
     if os.name != "posix":
         return

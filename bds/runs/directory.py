@@ -164,6 +164,16 @@ class RunDirectory:
         files = [file for file in found if file.is_file and not file.base_name.startswith(_TEMPORARY)]
         return dict(sorted((file.path[len(base) + 1 :], file.size) for file in files))
 
+    def entries(self, folder: str = "") -> dict[str, bool]:
+        """Names of what lies in a folder itself, sorted; whether each is a folder. Empty where there is no folder."""
+        from pyarrow.fs import FileSelector, FileType
+
+        filesystem, base = self._storage()
+        selector = FileSelector(f"{base}/{folder}".rstrip("/"), allow_not_found=True)
+        with self._explained("list", folder):
+            found = filesystem.get_file_info(selector)
+        return dict(sorted((each.base_name, each.type == FileType.Directory) for each in found))
+
     def delete(self, name: str) -> None:
         """Deletes a file; one that is not there is as good as deleted."""
         filesystem, base = self._storage()

@@ -16,6 +16,9 @@ from bds.runs.directory import RunDirectory
 
 LEASE = "lease.json"
 
+LIFETIME = 120.0
+"""Seconds after which an attempt that stopped renewing its lease counts as dead, as bds holds leases."""
+
 _SETTLE_SECONDS = 0.2
 """Two that claim at once both write; after this time both see who wrote last."""
 
@@ -79,7 +82,7 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold_lease(run: RunDirectory, *, lifetime: float = 120.0) -> Iterator[Lease]:
+def hold_lease(run: RunDirectory, *, lifetime: float = LIFETIME) -> Iterator[Lease]:
     """Holds the run directory for one attempt.
 
     Args:
@@ -90,7 +93,7 @@ def hold_lease(run: RunDirectory, *, lifetime: float = 120.0) -> Iterator[Lease]
         PreflightError: another attempt is alive, or the storage cannot be written.
     """
     before = read_lease(run)
-    if before is not None and _is_alive(before):
+    if before is not None and is_alive(before):
         raise PreflightError(_in_use(run, before))
     record = LeaseRecord(
         owner=uuid.uuid4().hex,
@@ -135,7 +138,13 @@ def _write(run: RunDirectory, record: LeaseRecord) -> None:
     run.write_json(LEASE, asdict(record))
 
 
-def _is_alive(record: LeaseRecord) -> bool:
+def heartbeat_age(record: LeaseRecord) -> float:
+    """Seconds since a lease that was not given back was last renewed, by its own clock and this one's."""
+    return max(0.0, time.time() - (record.expires - LIFETIME))
+
+
+def is_alive(record: LeaseRecord) -> bool:
+    """Whether the attempt that wrote the lease holds it still, as far as can be known from here."""
     if time.time() > record.expires:
         return False
     if record.host != socket.gethostname():

@@ -80,8 +80,22 @@ def load_any_spec(path: str, overrides: Sequence[str | Override] = ()) -> AnySpe
     Raises:
         SpecError: one sentence with file, line, field and the way out.
     """
-    document = read_document(path, AUDIT)
-    folder = FilePath(path).absolute().parent
+    return _of_its_kind(read_document(path, AUDIT), overrides, FilePath(path).absolute().parent)
+
+
+def resolved_spec(value: Mapping[str, Any], source: str, overrides: Sequence[str | Override] = ()) -> AnySpec:
+    """The spec that a run directory keeps, with overrides applied; its paths are absolute already.
+
+    Args:
+        source: what messages call it.
+
+    Raises:
+        SpecError: it was written by another version of bds, or an override does not fit.
+    """
+    return _of_its_kind(Document(source, dict(value)), overrides, FilePath.cwd())
+
+
+def _of_its_kind(document: Document, overrides: Sequence[str | Override], folder: FilePath) -> AnySpec:
     if kind_of(document) is FINETUNE:
         return build_finetune_spec(document, overrides, folder=folder)
     if kind_of(document) is EVALUATE:

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.small_audit import write_small_audit
 from tests.unit.small_finetune import write_small_finetune
 from tests.unit.small_study import write_small_study
+from tests.unit.test_status import half_scored
 
 PACKAGE = Path(__file__).parents[2] / "bds"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -19,6 +20,7 @@ CLI = {
     *("cli", "cli_errors", "api", "demo", "listing", "doctor", "comparing", "__main__"),
     *("planning", "planning_evaluate", "planning_finetune", "planning_moderate"),
     *("planning_study", "planning_study_work", "planning_study_time"),
+    *("running", "resuming", "submitting", "status", "status_progress", "run_listing", "watching"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -31,6 +33,7 @@ MAY_IMPORT = {
     "report": {"errors", "spec", "data", "runs", "scoring"},
     "training": {"errors", "spec", "data", "runs", "scoring"},  # the same loaders, and gradients of anchors
     "studies": {"errors", "spec", "data", "runs", "scoring", "evaluation"},
+    "launch": {"errors", "spec", "runs"},
     "checks": {"errors", "spec", "data", "scoring", "report"},
     "checks_evaluate": {"errors", "spec", "evaluation", "checks"},
     "checks_moderate": {"errors", "spec", "data", "runs", "evaluation", "checks"},
@@ -38,7 +41,7 @@ MAY_IMPORT = {
     "checks_study": {"errors", "spec", "studies", "checks", "checks_evaluate", "checks_finetune"},
     "distributed": {
         *("errors", "spec", "data", "runs", "scoring", "evaluation", "organism", "report", "training", "checks"),
-        *("checks_evaluate", "checks_finetune", "checks_moderate", "studies"),
+        *("checks_evaluate", "checks_finetune", "checks_moderate", "studies", "launch"),
     },
 }
 """DESIGN.md: cli -> distributed -> {scoring, training, evaluation, report, organism} -> {data, runs, spec}."""
@@ -66,6 +69,15 @@ LIGHT_COMMANDS = (
     ("schema",),
     ("schema", "finetune"),
     ("report", "{missing}"),
+    ("status", "{run}"),
+    ("status", "--help"),
+    ("ls", "runs", "{runs}"),
+    ("submit", "--help"),
+    ("submit", "{spec}", "--kuberay"),
+    ("submit", "{study}", "--slurm"),
+    ("resume", "--help"),
+    ("logs", "--help"),
+    ("stop", "--help"),
 )
 
 
@@ -139,6 +151,8 @@ def test_a_light_command_loads_nothing_heavy(command: tuple[str, ...], tmp_path:
         "finetune": write_small_finetune(tmp_path / "finetunes"),
         "study": write_small_study(tmp_path / "study"),
         "missing": tmp_path / "no-run",
+        "runs": tmp_path / "runs",
+        "run": half_scored(tmp_path / "runs" / "run", tmp_path / "spec.yaml").uri,
     }
     arguments = [word.format(**places) for word in command]
     script = (

@@ -1,0 +1,1 @@
+"""Taking a run elsewhere: what is uploaded with a spec, and the scripts of schedulers that start it."""
