@@ -49,12 +49,19 @@ def main() -> None:
 
         # It would make this the cluster that `--address auto` means, for everybody on this machine.
         ray._private.utils.write_ray_address = lambda *_: None
-        cluster = Cluster()
         common = {"object_store_memory": arguments.store_mib * 2**20, "temp_dir": str(folder)}
-        start(cluster, {**common, "num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()})
+        for starts in range(1, STARTS + 1):
+            cluster = Cluster()
+            head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
+            if start(cluster, {**common, **head}, last=starts == STARTS):
+                break
+            # What a failed start left would keep its ports.
+            cluster.shutdown()
         for index in range(arguments.workers):
             # Raylets that both count a card would both give it away: only the first is given those there are.
-            start(cluster, {**common, "num_cpus": arguments.cpus, "num_gpus": 0 if index else arguments.gpus})
+            worker = {"num_cpus": arguments.cpus, "num_gpus": 0 if index else arguments.gpus}
+            while not start(cluster, {**common, **worker}, last=starts == STARTS):
+                starts += 1
         tell(arguments, token, cluster)
         while time.monotonic() < ends:
             time.sleep(0.5)
@@ -84,15 +91,16 @@ def write_token(path: Path) -> None:
         file.write(secrets.token_hex(32))
 
 
-def start(cluster: Any, options: dict[str, Any]) -> None:
-    for starts in range(1, STARTS + 1):
-        try:
-            cluster.add_node(**options)
-            return
-        except Exception as error:  # a node that does not come up in time is a bare Exception
-            if starts == STARTS:
-                sys.exit(f"a node did not start ({error})")
-            print(f"a node did not start ({error}); trying again", file=sys.stderr, flush=True)
+def start(cluster: Any, options: dict[str, Any], *, last: bool) -> bool:
+    """Whether the node came up; where it did not and this was the last try, the program ends."""
+    try:
+        cluster.add_node(**options)
+    except Exception as error:  # a node that does not come up in time is a bare Exception
+        if last:
+            sys.exit(f"a node did not start ({error})")
+        print(f"a node did not start ({error}); trying again", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def tell(arguments: argparse.Namespace, token: Path, cluster: Any) -> None:

@@ -1,6 +1,6 @@
 """What a run tells Prometheus, by Ray's own metrics: each process counts what it has done; every node is scraped.
 
-Ray adds the prefix `ray_`. Without a connected Ray (--local), or where its metrics are off, it all ends at one question.
+Ray adds the prefix `ray_`. Without a connected Ray (--local), or where its metrics are off, it ends at one question.
 cluster/grafana.json is the board of these names.
 """
 
@@ -44,8 +44,8 @@ _WAITS = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0]
 
 _PEAK_TERAFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "L4": 121.0, "L40S": 362.0}
 """Dense bfloat16, as the maker says. Of any other GPU no utilisation is told."""
-_SLOWER = {"PCIE", "NVL", "MIG"}
-"""Variants with other peaks than the names say."""
+_OTHER_PEAKS = ("H100 PCIE", "H100 NVL", "H200 NVL", "MIG")
+"""In the names of variants that are slower."""
 
 
 def shard_scored(receipt: Receipt, *, tries: int, operations_per_token: float | None) -> None:
@@ -106,10 +106,10 @@ def waited(noun: str, seconds: float) -> None:
 
 def peak_operations(gpu: str) -> float | None:
     """A second, of a GPU by the name that its driver gives it; None where it is not known."""
-    words = set(re.split(r"[^A-Z0-9]+", gpu.upper()))
-    known = [peak for name, peak in _PEAK_TERAFLOPS.items() if name in words]
-    # Both variants of an A100 have one peak.
-    return known[0] * 1e12 if known and ("A100" in words or not words & _SLOWER) and "MIG" not in words else None
+    if any(variant in gpu.upper() for variant in _OTHER_PEAKS):
+        return None
+    words = re.split(r"[^A-Z0-9]+", gpu.upper())
+    return next((_PEAK_TERAFLOPS[word] * 1e12 for word in words if word in _PEAK_TERAFLOPS), None)
 
 
 def _on() -> bool:
