@@ -8,11 +8,14 @@ program makes, and end with it: after --minutes, on Ctrl-C or SIGTERM, and where
 """
 
 import argparse
+import atexit
+import contextlib
 import os
 import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +40,8 @@ def main() -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     # Ray puts unix sockets below this folder, whose path may have about 100 characters in all: /tmp, not $TMPDIR.
     folder = Path(tempfile.mkdtemp(prefix="bds-cluster-", dir="/tmp"))
+    # Before Ray is imported, so that it comes after all that Ray does at the end of a program.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     cluster = None
     try:
         token = folder / "token"
@@ -55,8 +60,8 @@ def main() -> None:
             head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
             if start(cluster, {**common, **head}, last=starts == STARTS):
                 break
-            # What a failed start left would keep its ports.
             cluster.shutdown()
+            end_children()
         for index in range(arguments.workers):
             # Raylets that both count a card would both give it away: only the first is given those there are.
             worker = {"num_cpus": arguments.cpus, "num_gpus": 0 if index else arguments.gpus}
@@ -72,7 +77,6 @@ def main() -> None:
         if cluster is not None:
             # By the ids of the processes that it started.
             cluster.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def parsed() -> argparse.Namespace:
@@ -97,10 +101,25 @@ def start(cluster: Any, options: dict[str, Any], *, last: bool) -> bool:
         cluster.add_node(**options)
     except Exception as error:  # a node that does not come up in time is a bare Exception
         if last:
-            sys.exit(f"a node did not start ({error})")
-        print(f"a node did not start ({error}); trying again", file=sys.stderr, flush=True)
+            sys.exit(f"a node did not start ({shortened(error)})")
+        print(f"a node did not start ({shortened(error)}); trying again", file=sys.stderr, flush=True)
         return False
     return True
+
+
+def shortened(error: Exception) -> str:
+    """Ray quotes whole logs."""
+    return " ".join(str(error).split())[:300]
+
+
+def end_children() -> None:
+    """Ends what a head that did not come up left running: Ray does so only when this program ends."""
+    listing = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    for line in listing.splitlines():
+        process, parent = map(int, line.split())
+        if parent == os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
 def tell(arguments: argparse.Namespace, token: Path, cluster: Any) -> None:
