@@ -36,8 +36,7 @@ LOOPBACK = {
 def main() -> None:
     arguments = parsed()
     ends = time.monotonic() + 60 * arguments.minutes
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
+    end_at_signals()
     # Ray puts unix sockets below this folder, whose path may have about 100 characters in all: /tmp, not $TMPDIR.
     folder = Path(tempfile.mkdtemp(prefix="bds-cluster-", dir="/tmp"))
     # Before Ray is imported, so that it comes after all that Ray does at the end of a program.
@@ -67,6 +66,8 @@ def main() -> None:
             worker = {"num_cpus": arguments.cpus, "num_gpus": 0 if index else arguments.gpus}
             while not start(cluster, {**common, **worker}, last=starts == STARTS):
                 starts += 1
+        # Each node has put a handler of its own in their place.
+        end_at_signals()
         tell(arguments, token, cluster)
         while time.monotonic() < ends:
             time.sleep(0.5)
@@ -87,6 +88,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--store-mib", type=int, default=256, help="object store of each node")
     parser.add_argument("--minutes", type=float, default=60, help="after which everything ends")
     return parser.parse_args()
+
+
+def end_at_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 def write_token(path: Path) -> None:
