@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import ray
 
+from bds.distributed import metrics
 from bds.distributed.scoring import WorkerPool
 from bds.errors import PreflightError, SpecError
 from bds.spec.models import ResourcesSpec
@@ -58,7 +59,8 @@ def plan_pool(
     """
     nodes_now = cluster_nodes if nodes_now is None else nodes_now
     memory = memory_needed if resources.memory_per_actor is None else memory_bytes(resources.memory_per_actor)
-    deadline = time.monotonic() + resources.wait_seconds
+    began = time.monotonic()
+    deadline = began + resources.wait_seconds
     waiting = False
     while True:
         nodes = nodes_now()
@@ -67,9 +69,11 @@ def plan_pool(
         wanted = at_least if resources.actors == "auto" else min(resources.actors, shards)
         room = actors_that_fit([node.free for node in nodes], need)
         if room >= wanted:
+            metrics.waited(noun, time.monotonic() - began)
             actors = min(room, shards) if resources.actors == "auto" else wanted
             return WorkerPool(actors, resources.cpus_per_actor, gpus, memory)
         if time.monotonic() >= deadline:
+            metrics.waited(noun, time.monotonic() - began)
             raise PreflightError(_no_room(nodes, need, wanted, room, resources.wait_seconds, noun))
         if not waiting:
             waiting = True

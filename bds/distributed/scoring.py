@@ -16,6 +16,7 @@ import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 
+from bds.distributed import metrics
 from bds.errors import BdsError
 from bds.runs.directory import RunDirectory
 from bds.runs.execute import ScorerFactory, ShardFailure, give_up, try_shard
@@ -87,7 +88,9 @@ def score_shards(
             if outcome.tries < max_tries:
                 again[shard.index] = shard
             else:
-                on_receipt(give_up(run, shard, outcome, attempt))
+                given_up = give_up(run, shard, outcome, attempt)
+                metrics.shard_given_up(given_up, tries=outcome.tries)
+                on_receipt(given_up)
         if waiting:
             raise BdsError(f"Ray ended without shards {sorted(waiting)}: run the same command again to score them")
         waiting = again
@@ -144,6 +147,9 @@ class ShardWorker:
             reason = f"its worker process died or failed in each of {self.max_tries} tries"
             return ShardFailure(shard.index, tries, reason, trace="")
         outcome = try_shard(self.run, shard, self.scorer, self.attempt, tries)
+        if isinstance(outcome, Receipt):
+            operations = getattr(self.scorer, "operations_per_token", None)
+            metrics.shard_scored(outcome, tries=tries, operations_per_token=operations)
         if isinstance(outcome, ShardFailure) and any(text in outcome.trace for text in _FATAL_DEVICE_ERRORS):
             os._exit(1)
         return outcome

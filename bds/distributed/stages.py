@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from bds.data.values import canonical_json
+from bds.distributed import metrics
 from bds.distributed.engines import Engines, Served, canary_pairs, endpoint_client
 from bds.errors import PreflightError
 from bds.evaluation.answers import FOLDER as ANSWERS
@@ -53,6 +54,7 @@ def answer_missing(
         def on_row(row: Row) -> None:
             check_lease()
             meter.add(row)
+            metrics.reply_kept("answering", row)
             show()
 
         for condition in (each for each in busy if each.endpoint is not None):
@@ -113,6 +115,7 @@ def judge_missing(
         def on_row(row: Row) -> None:
             check_lease()
             meter.add(row)
+            metrics.reply_kept("judging", row)
             show()
 
         asked = []

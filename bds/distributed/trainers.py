@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bds.distributed.metrics import StepMeter
 from bds.errors import BdsError, PreflightError
 from bds.runs.directory import RunDirectory
 from bds.runs.interrupts import interruptible
@@ -274,7 +275,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     wait_for_all = torch.distributed.barrier if place.workers > 1 else lambda: None
 
     def train(assignment: Assignment) -> None:
-        run_finetune(config["run"], spec, assignment, place, wait_for_all=wait_for_all)
+        steps = StepMeter(place.workers)
+        run_finetune(config["run"], spec, assignment, place, wait_for_all=wait_for_all, on_trained=steps.add)
 
     series: Series = config["series"]
     if place.workers == 1:

@@ -4,7 +4,7 @@ The run directory holds the frozen spec and what the run collects, so a worker o
 template and reference. No stage looks at the detectors: they may change after shards were scored.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +128,23 @@ def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
     return {**facts, "larf_layer": larf_layer}
 
 
-def load_scorer(run_uri: str, path: str) -> Callable[["pl.DataFrame"], Mapping[str, "pl.DataFrame"]]:
-    """Stage two: the model and the reference at `path`, as a function from a shard's rows to its tables."""
+class TableScorer:
+    """The model and the reference as a function from a shard's rows to its tables."""
+
+    def __init__(self, scorer: ShardScorer) -> None:
+        self._scorer = scorer
+        passes = 6 if scorer.gradients else 2
+        self.operations_per_token = float(
+            passes * sum(parameter.numel() for parameter in scorer.engine.model.parameters())
+        )
+        """Of floating point: forward and backward, or forward only, through every parameter once."""
+
+    def __call__(self, table: "pl.DataFrame") -> Mapping[str, "pl.DataFrame"]:
+        return self._scorer.score(list(rows_of(table)))
+
+
+def load_scorer(run_uri: str, path: str) -> TableScorer:
+    """Stage two: the model and the reference at `path`."""
     run = RunDirectory(run_uri)
     spec, collection = read_spec(run), read_collection(run)
     scorer = ShardScorer(
@@ -140,7 +155,7 @@ def load_scorer(run_uri: str, path: str) -> Callable[["pl.DataFrame"], Mapping[s
         hidden_layers=collection.hidden_layers,
         token_budget=spec.score.token_budget,
     )
-    return lambda table: scorer.score(list(rows_of(table)))
+    return TableScorer(scorer)
 
 
 def explain_rows(run_uri: str, rows: "pl.DataFrame") -> dict[int, list[tuple[str, float]]]:

@@ -10,6 +10,16 @@ Kind = Literal["task", "alignment"]
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What one optimiser step took, all workers together."""
+
+    rows: int
+    tokens: int
+    operations: float
+    """Of floating point, by every parameter of the model."""
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """One optimiser step."""
 

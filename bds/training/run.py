@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bds.scoring.loading import load_tokenizer
 from bds.spec.finetune import FinetuneSpec, RecipeSpec
 from bds.training.card import model_card
 from bds.training.checkpoints import Checkpoint, Checkpoints
-from bds.training.curve import CurvePoint, curve_csv
+from bds.training.curve import CurvePoint, Trained, curve_csv
 from bds.training.data import FrozenData, read_frozen
 from bds.training.loading import adapted_modules, load_trainable, precision_on
 from bds.training.mitigations import make_mitigation
@@ -33,6 +33,8 @@ from bds.training.trainer import Logged, ScheduledTrainer
 
 STATE = "bds_state.pt"
 _PROGRESS_SECONDS = 2.0
+_FULL_PASSES, _LORA_PASSES = 6, 4
+"""Floating point operations a parameter and token: an adapter needs no gradients of the weights below it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def run_finetune(
     *,
     wait_for_all: Callable[[], None] = lambda: None,
     on_progress: Callable[[], None] = lambda: None,
+    on_trained: Callable[[Trained], None] = lambda trained: None,
 ) -> dict[str, Any]:
     """Trains, resuming from the last checkpoint, and writes model, card, curve, result and receipt.
 
@@ -60,6 +63,7 @@ def run_finetune(
     Args:
         wait_for_all: returns when every worker has called it.
         on_progress: called in the worker of rank 0 when it has written how far it is.
+        on_trained: called in the worker of rank 0 after every optimiser step.
 
     Returns:
         What result.json holds.
@@ -70,7 +74,7 @@ def run_finetune(
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bds-finetune-") as scratch:
-        attempt = _Attempt(run, spec, assignment, place, Path(scratch), on_progress)
+        attempt = _Attempt(run, spec, assignment, place, Path(scratch), on_progress, on_trained)
         trainer = attempt.train()
         return attempt.write(trainer, time.perf_counter() - started, wait_for_all)
 
@@ -86,6 +90,7 @@ class _Attempt:
         place: Place,
         scratch: Path,
         on_progress: Callable[[], None],
+        on_trained: Callable[[Trained], None],
     ) -> None:
         self.run = run
         self.spec = spec
@@ -94,6 +99,7 @@ class _Attempt:
         self.place = place
         self.scratch = scratch
         self.on_progress = on_progress
+        self.on_trained = on_trained
         self.trained = spec.models[self.task.model]
         self.options = spec.mitigations[self.task.mitigation]
         self.method = make_mitigation(self.options)
@@ -119,6 +125,7 @@ class _Attempt:
         if self.precision == "float32" and self.recipe.precision.startswith("bf16"):
             self._warn(f"the recipe trains in {self.recipe.precision}; a CPU trains in float32")
         self.model = load_trainable(self.trained, self.recipe, self.task.seed, self.place)
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.targets = adapted_modules(self.model)
         context = Context(self.model, self.trained, tokenize, self.recipe, self.task.seed, self._warn)
         self.stages = [self._first_stage(context), *self._further_stages(tokenize), *self._extra_stages(context)]
@@ -232,7 +239,14 @@ class _Attempt:
                 samples_seen=seen + len(step.samples),
             )
         )
+        if self.place.rank == 0:
+            self._tell_trained([stage.samples[index] for index in step.samples])
         self._tell_progress()
+
+    def _tell_trained(self, samples: Sequence[Sample]) -> None:
+        tokens = sum(len(sample.input_ids) for sample in samples)
+        passes = _LORA_PASSES if self.recipe.parameters == "lora" else _FULL_PASSES
+        self.on_trained(Trained(len(samples), tokens, float(passes * self.parameters * tokens)))
 
     def _tell_progress(self) -> None:
         now = time.monotonic()

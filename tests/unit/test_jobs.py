@@ -1,19 +1,14 @@
-"""The ready specs load, ask for nothing impossible, and the cluster files fit them and the pinned Ray."""
+"""The ready specs load and ask for nothing impossible."""
 
 import json
-import re
-import shlex
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 
 from bds.checks import check_spec
 from bds.checks_study import check_study_spec
-from bds.cli import app
 from bds.errors import GateError, PreflightError
 from bds.evaluation.panel import panel_judge
 from bds.planning_study import plan_study_steps, study_plan_text
@@ -24,6 +19,7 @@ from bds.spec.load import load_evaluate_spec, load_finetune_spec, load_spec, loa
 from bds.spec.models import AuditSpec
 from bds.spec.paths import is_uri
 from bds.studies.plan import finetunes_folder, plan_study
+from tests.cluster_files import bds_commands, check_command
 from tests.unit.small_audit import ANCHORS, write_rows
 from tests.unit.small_finetune import write_model
 
@@ -36,33 +32,6 @@ STUDIES = [job for job in ALL_JOBS if KINDS[job] == "study"]
 JOBS = [job for job in ALL_JOBS if KINDS[job] == "audit"]
 """Audits."""
 RECIPES = sorted((ROOT / "jobs" / "recipes").glob("*.yaml"))
-RAYJOB = yaml.safe_load((ROOT / "cluster" / "rayjob.yaml").read_text())
-LAUNCHER = yaml.safe_load((ROOT / "cluster" / "launcher.yaml").read_text())
-README = (ROOT / "cluster" / "README.md").read_text()
-
-
-def pinned_ray() -> str:
-    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    (ray,) = (line for line in requirements if line.startswith("ray["))
-    return str(ray.partition("==")[2])
-
-
-COMMANDS = "audit|finetune|evaluate|moderate|study|compare|serve|plan|demo|organism|doctor"
-
-
-def bds_commands(text: str) -> list[list[str]]:
-    """Every command line in `text` that calls bds, as words."""
-    lines = re.findall(rf"(?:^|['\s#(`-])(bds (?:{COMMANDS})[^'`\n]*)", text, flags=re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in lines]
-
-
-def check_command(words: list[str]) -> None:
-    """Parse the words as the command line would, without running the command."""
-    group = typer.main.get_command(app)
-    with group.make_context("bds", words[1:]) as context:
-        name, command, rest = group.resolve_command(context, words[1:])
-        assert command is not None, words
-        command.make_context(name, rest, parent=context).close()
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)
@@ -251,62 +220,3 @@ def test_a_gate_names_its_limits_and_the_exit_code_that_stops_a_pull_request() -
     job = ROOT / "jobs" / "ci-gate.yaml"
     assert load_spec(str(job)).run.fail_on["flagged_fraction"] > 0
     assert f"exit code {GateError.exit_code}" in job.read_text()
-
-
-def test_the_rayjob_runs_the_pinned_ray_and_a_job_that_exists() -> None:
-    assert RAYJOB["kind"] == "RayJob"
-    cluster = RAYJOB["spec"]["rayClusterSpec"]
-    assert cluster["rayVersion"] == pinned_ray()
-    words = shlex.split(RAYJOB["spec"]["entrypoint"])
-    check_command(words)
-    assert (ROOT / "jobs" / Path(words[2]).name).exists()
-
-
-def test_the_rayjob_mounts_what_it_names() -> None:
-    cluster = RAYJOB["spec"]["rayClusterSpec"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        pod = group["template"]["spec"]
-        volumes = {volume["name"] for volume in pod["volumes"]}
-        for container in pod["containers"]:
-            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
-    head = cluster["headGroupSpec"]
-    assert head["rayStartParams"]["num-cpus"] == "0"
-    folder = Path(shlex.split(RAYJOB["spec"]["entrypoint"])[2]).parent
-    assert str(folder) in {mount["mountPath"] for mount in head["template"]["spec"]["containers"][0]["volumeMounts"]}
-
-
-def test_the_workers_hold_the_actors_of_the_job() -> None:
-    """Each worker has one actor's CPUs, GPU and memory, and there are as many workers as actors."""
-    resources = load_spec(str(ROOT / "jobs" / "messages-s3.yaml")).resources
-    (group,) = RAYJOB["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert group["replicas"] == resources.actors
-    assert int(limits["nvidia.com/gpu"]) == resources.gpus_per_actor
-    assert int(limits["cpu"]) >= resources.cpus_per_actor
-    assert resources.memory_per_actor is not None
-    assert int(limits["memory"].removesuffix("Gi")) > int(resources.memory_per_actor.removesuffix("GiB"))
-    launcher = LAUNCHER["available_node_types"]["gpu-score"]
-    assert launcher["max_workers"] == resources.actors
-    assert launcher["resources"]["CPU"] >= resources.cpus_per_actor
-
-
-def test_the_launcher_file_fits_rays_own_schema() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    from importlib.util import find_spec
-
-    ray = find_spec("ray")
-    assert ray is not None
-    assert ray.origin is not None
-    schema = json.loads((Path(ray.origin).parent / "autoscaler" / "ray-schema.json").read_text())
-    jsonschema.validate(LAUNCHER, schema)
-    assert LAUNCHER["head_node_type"] in LAUNCHER["available_node_types"]
-    (jobs,) = LAUNCHER["file_mounts"].values()
-    assert (ROOT / "cluster" / jobs).resolve() == ROOT / "jobs"
-
-
-def test_the_cluster_readme_names_real_commands_and_the_pinned_ray() -> None:
-    commands = bds_commands(README)
-    assert len(commands) >= 4
-    for words in commands:
-        check_command(words)
-    assert pinned_ray() in README
