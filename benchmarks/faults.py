@@ -28,7 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fault_harness.cluster import Cluster, simulated_cluster
+from fault_harness.cluster import simulated_cluster
 from fault_harness.jobs import JOBS
 from fault_harness.scenarios import SCENARIOS
 from fault_harness.trials import DRIVER, NODE, RAYLET, WHOLE, Place, Trial, Undisturbed, disturbed, undisturbed

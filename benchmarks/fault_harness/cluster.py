@@ -69,7 +69,7 @@ def _line(stream: IO[str]) -> str:
     for line in stream:
         if line.startswith("> "):
             return line[2:].strip()
-    raise RuntimeError("the simulated cluster did not start; its log says why")
+    raise RuntimeError("the simulated cluster ended, or did not start")
 
 
 def main(folder: str, workers: str, cpus: str) -> None:
@@ -77,16 +77,20 @@ def main(folder: str, workers: str, cpus: str) -> None:
     import ray._private.utils
     from ray.cluster_utils import Cluster as Simulated
 
+    from bds.distributed.session import patient_start
+
     # Ray writes the address where any other program on this machine that looks for a cluster would find it.
     ray._private.utils.write_ray_address = lambda *arguments: None
     logging.disable(logging.WARNING)
     here = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "temp_dir": folder}
     own = int(cpus) if workers == "0" else 0
-    simulated = Simulated(initialize_head=True, head_node_args={**here, "num_cpus": own})
+    with patient_start():
+        simulated = Simulated(initialize_head=True, head_node_args={**here, "num_cpus": own})
     print(f"> {simulated.address}", flush=True)
 
     def add() -> None:
-        node = simulated.add_node(num_cpus=int(cpus), **here)
+        with patient_start():
+            node = simulated.add_node(num_cpus=int(cpus), **here)
         raylet = node.all_processes["raylet"][0].process
         print(f"> {raylet.pid}", flush=True)
 

@@ -1,4 +1,4 @@
-"""One run, disturbed: the command, the kills at random moments, the same command again, and what is wrong afterwards."""
+"""One run, disturbed: the command, kills at random moments, the same command again, and what is wrong afterwards."""
 
 import random
 import shutil
@@ -210,7 +210,8 @@ def left_on(cluster: Cluster | None, seconds: float = 30.0) -> list[str]:
     return []
 
 
-_WORKING = tuple(word for job in JOBS.values() for words in job.victims.values() for word in words) + (
+_WORKING = (
+    *(word for job in JOBS.values() for words in job.victims.values() for word in words),
     "ray::TrainController",
     "ray::_fit",
 )

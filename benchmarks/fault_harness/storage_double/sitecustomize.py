@@ -1,6 +1,6 @@
 """Python imports this at its start where this folder is on PYTHONPATH: a run directory's storage that fails on demand.
 
-While the file named by BDS_FAULT_STORAGE exists, its one word says how: EIO fails reads and writes, ENOSPC writes alone.
+While the file named by BDS_FAULT_STORAGE exists, its one word says how: EIO fails reads and writes, ENOSPC writes.
 The driver and Ray's workers inherit both variables, so the storage fails for all of them at once.
 """
 
