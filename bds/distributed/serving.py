@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,9 @@ _POLL_SECONDS = 0.2
 _PORT = 8000
 _QUEUED_PER_REPLICA = 4
 """Times its requests in flight: those that wait for other weights must not keep the ones out that could run."""
+
+_OWNED = re.compile(r"engine-[0-9a-f]{12}-([0-9a-f]{8})-[0-9a-f]{8}")
+"""Names of applications, see `_application_name`."""
 
 _FROM_BDS = re.compile(r"bds\.errors\.\w+: (.+)")
 _FROM_ANYONE = re.compile(r"^[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
@@ -79,11 +82,12 @@ class Serving:
 
         from bds.distributed.session import alone_here
 
+        _stop_orphans()
         settings = self._with_room(plan.settings)
         direct = self._http_port is None and settings.max_replicas is None and alone_here()
         port = free_port() if direct else None
         self._start_serve(proxy=not direct)
-        name = f"{plan.id}-{secrets.token_hex(4)}"
+        name = _application_name(plan)
         target = serve.RunTarget(
             target=_deployment(settings).bind(replace(plan, settings=settings), port),
             name=name,
@@ -181,6 +185,35 @@ def _import_serve() -> None:
     for handler in logging.getLogger("ray.serve").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.CRITICAL + 1)
+
+
+def _application_name(plan: EnginePlan) -> str:
+    """Says whose it is, by the id of the driver's Ray job: Ray Serve keeps what a killed driver has left."""
+    import ray
+
+    return f"{plan.id}-{ray.get_runtime_context().get_job_id()}-{secrets.token_hex(4)}"
+
+
+def orphans(applications: Iterable[str], dead_jobs: Container[str]) -> list[str]:
+    """Engines of bds, by the names of their applications, whose drivers are dead."""
+    found = ((name, _OWNED.fullmatch(name)) for name in applications)
+    return [name for name, owned in found if owned is not None and owned[1] in dead_jobs]
+
+
+def _stop_orphans() -> None:
+    """Gives back what engines of killed drivers hold on this cluster, above all the run's own from its last attempt,
+    whose place and route the new engine takes."""
+    import ray
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    if _get_global_client(raise_if_no_controller_running=False) is None:
+        return
+    # Of a cluster's jobs the public calls tell only those that were submitted.
+    dead = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}
+    for name in orphans(serve.status().applications, dead):
+        with contextlib.suppress(TimeoutError):
+            serve.delete(name)
 
 
 def _deployment(settings: EngineSettings) -> Any:
