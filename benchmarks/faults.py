@@ -1,7 +1,7 @@
 """Breaks runs on Ray on purpose and checks that nothing is lost, doubled, changed, hung or left over.
 
     python benchmarks/faults.py [--kills 100] [--seed 0] [--kinds audit finetune evaluate study] [--minutes N]
-                                [--vllm] [--no-scenarios] [--only FAULT ...] [--out FILE.json]
+                                [--kills-a-run 3] [--vllm] [--no-scenarios] [--only FAULT ...] [--out FILE.json]
 
 Small audits, fine-tunes, evaluations and studies of the tiny aligned model run as `bds` commands. At random moments one
 process gets SIGKILL: a scoring actor, a training worker, a Serve replica, an engine, a study's step, the driver (the
@@ -17,6 +17,7 @@ itself started are killed, each by its own id.
 
 import argparse
 import contextlib
+import itertools
 import random
 import secrets
 import statistics
@@ -28,17 +29,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+import psutil
 from fault_harness.cluster import simulated_cluster
 from fault_harness.jobs import JOBS
-from fault_harness.scenarios import SCENARIOS
+from fault_harness.scenarios import SCENARIOS, Scenario
 from fault_harness.trials import DRIVER, NODE, RAYLET, WHOLE, Place, Trial, Undisturbed, disturbed, undisturbed
 from tiny_model import RESULTS, ROOT, write_record
 
 from bds.organism import cached_organism
 from bds.organism.recipe import Recipe
 
-KILLS_IN_A_RUN = 3
 DEADLINE_SECONDS = 900.0
+_IN_VAIN = 10
+"""Runs in which nothing was killed, after which something is wrong with the harness or the machine."""
 CPUS = 4
 
 
@@ -103,17 +107,35 @@ class Harness:
             print(f"{kind}: undisturbed in {self.before[kind].seconds:.0f} s", flush=True)
         return self.before[kind]
 
-    def kill_in(self, kind: str, fault: str, place: Place, kills: int) -> None:
-        before = self.prepare(kind, place)
-        folder = self.folder / f"{kind}-{len(self.trials)}"
-        self._add(disturbed(JOBS[kind], fault, kills, place, before, self.draw, folder))
+    def wanted(self, fault: str) -> bool:
+        return not self.options.only or fault in self.options.only
 
-    def scenario(self, kind: str, scenario: Callable[..., Trial], place: Place) -> None:
+    @property
+    def more(self) -> bool:
+        in_vain = sum(trial.fault in _KILLED and not trial.kills for trial in self.trials)
+        return self.kills < self.options.kills and self.minutes_left > 0 and in_vain < _IN_VAIN
+
+    def kill_in(self, kind: str, fault: str, place: Place, kills: int) -> None:
+        def act(before: Undisturbed, folder: Path) -> Trial:
+            return disturbed(JOBS[kind], fault, kills, place, before, self.draw, folder)
+
+        self._try(kind, fault, place, act)
+
+    def scenario(self, kind: str, scenario: Scenario, place: Place) -> None:
+        def act(before: Undisturbed, folder: Path) -> Trial:
+            return scenario(JOBS[kind], place, before, folder)
+
+        self._try(kind, scenario.__name__.replace("_", " "), place, act)
+        self.state.unlink(missing_ok=True)
+
+    def _try(self, kind: str, fault: str, place: Place, act: Callable[[Undisturbed, Path], Trial]) -> None:
+        """A run that breaks the harness itself, by results that are not there above all, counts as wrong."""
         before = self.prepare(kind, place)
         try:
-            self._add(scenario(JOBS[kind], place, before, self.folder / f"{kind}-{len(self.trials)}"))
-        finally:
-            self.state.unlink(missing_ok=True)
+            trial = act(before, self.folder / f"{kind}-{len(self.trials)}")
+        except (OSError, RuntimeError, ValueError, KeyError, pl.exceptions.PolarsError, psutil.Error) as error:
+            trial = Trial(kind, fault, wrong=[f"{type(error).__name__}: {error}"])
+        self._add(trial)
 
     def _add(self, trial: Trial) -> None:
         self.trials.append(trial)
@@ -135,42 +157,36 @@ _KILLED = {DRIVER, RAYLET, NODE, WHOLE, *(victim for job in JOBS.values() for vi
 def work(harness: Harness) -> None:
     """Scenarios and kills, until there were as many as asked for or the time is over."""
     options = harness.options
-    only = set(options.only or [])
-
-    def wanted(fault: str) -> bool:
-        return not only or fault in only
-
-    def more() -> bool:
-        return harness.kills < options.kills and harness.minutes_left > 0
-
-    with harness.place(workers=0) as place:
-        if not options.no_scenarios:
-            for scenario in SCENARIOS:
-                for kind in options.kinds:
-                    if harness.minutes_left > 0 and wanted(scenario.__name__):
-                        harness.scenario(kind, scenario, place)
-        turns = [(kind, fault) for kind in options.kinds for fault in (*JOBS[kind].victims, DRIVER)]
-        turns = [
-            (kind, fault) for kind, fault in turns if wanted(fault) and (options.vllm or fault != "engine process")
-        ]
-        # A third of the kills is left to nodes, which need another cluster.
-        share = options.kills if only else 2 * options.kills // 3
-        while turns and more() and harness.kills < share:
-            for kind, fault in turns:
-                if more():
-                    harness.kill_in(kind, fault, place, KILLS_IN_A_RUN)
-    if wanted(WHOLE) and more():
+    scenarios = [] if options.no_scenarios else [each for each in SCENARIOS if harness.wanted(each.__name__)]
+    faults = {
+        kind: [fault for fault in (*JOBS[kind].victims, DRIVER) if harness.wanted(fault)] for kind in options.kinds
+    }
+    turns = [
+        (kind, fault) for kind in options.kinds for fault in faults[kind] if options.vllm or fault != "engine process"
+    ]
+    if scenarios or turns:
+        with harness.place(workers=0) as place:
+            for scenario, kind in itertools.product(scenarios, options.kinds):
+                if harness.minutes_left > 0:
+                    harness.scenario(kind, scenario, place)
+            # A third of the kills is left to nodes, which need other clusters.
+            share = options.kills if options.only else 2 * options.kills // 3
+            for kind, fault in itertools.cycle(turns):
+                if harness.kills >= share or not harness.more:
+                    break
+                harness.kill_in(kind, fault, place, options.kills_a_run)
+    if harness.wanted(WHOLE) and harness.more:
         with harness.place(workers=None) as place:
             for kind in options.kinds:
-                if more():
+                if harness.more:
                     harness.kill_in(kind, WHOLE, place, 1)
-    if (wanted(RAYLET) or wanted(NODE)) and more():
+    nodes = [fault for fault in (RAYLET, NODE) if harness.wanted(fault)]
+    if nodes and harness.more:
         with harness.place(workers=2) as place:
-            while more():
-                for kind in options.kinds:
-                    for fault in (RAYLET, NODE):
-                        if more() and wanted(fault):
-                            harness.kill_in(kind, fault, place, 2)
+            for kind, fault in itertools.cycle(itertools.product(options.kinds, nodes)):
+                if not harness.more:
+                    break
+                harness.kill_in(kind, fault, place, 2)
 
 
 def summary(trials: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -211,6 +227,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills-a-run", type=int, default=3, help="of one process; a run restarts workers 4 times")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=list(JOBS), default=list(JOBS))
     parser.add_argument("--minutes", type=float, help="begin no further run after this time")
@@ -225,12 +242,15 @@ def main() -> None:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         harness = Harness(options, folder.absolute())
-        interrupted = False
+        stopped = ""
         try:
             work(harness)
         except KeyboardInterrupt:
-            interrupted = True
-            print("interrupted: writing what there is", flush=True)
+            stopped = "interrupted"
+        except RuntimeError as error:
+            stopped = str(error)
+    if stopped:
+        print(f"{stopped}: writing what there is", flush=True)
     lines = summary(harness.trials)
     print(f"\n{table(lines)}\n")
     wrong = [trial for trial in harness.trials if trial.wrong]
@@ -239,7 +259,7 @@ def main() -> None:
         options.out,
         {
             "seed": options.seed,
-            "interrupted": interrupted,
+            "stopped": stopped,
             "kills": harness.kills,
             "minutes": (time.monotonic() - harness.started) / 60,
             "undisturbed_seconds": {kind: before.seconds for kind, before in harness.before.items()},
@@ -247,7 +267,7 @@ def main() -> None:
             "wrong": [asdict(trial) for trial in wrong],
         },
     )
-    sys.exit(1 if wrong else 0)
+    sys.exit(1 if wrong or stopped else 0)
 
 
 if __name__ == "__main__":
