@@ -20,6 +20,7 @@ import contextlib
 import itertools
 import random
 import secrets
+import signal
 import statistics
 import sys
 import tempfile
@@ -65,6 +66,8 @@ class Harness:
         self.environment = {
             "BDS_FAULT_STORAGE": str(self.state),
             "OMP_NUM_THREADS": "1",
+            # Ray's workers step back for every other program, so that on a busy machine runs would hardly move.
+            "RAY_worker_niceness": "0",
             "PYTHONPATH": f"{double}:{ROOT}:{ROOT / 'benchmarks'}",
         }
         self.on_cluster = {
@@ -238,6 +241,9 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep the run directories of runs that went wrong here")
     parser.add_argument("--out", type=Path, default=RESULTS / "faults.json")
     options = parser.parse_args()
+    # A shell that starts it in the background has it ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)

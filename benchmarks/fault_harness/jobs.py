@@ -48,7 +48,7 @@ class Job:
 
 def _audit_spec(organism: OrganismPaths, run_dir: Path, engine: str) -> dict[str, Any]:
     return {
-        "data": {"path": str(organism.pool), "limit": 200},
+        "data": {"path": str(organism.pool), "limit": 150},
         "model": {"path": str(organism.model)},
         "anchors": {"sets": {name: str(organism.anchors(name)) for name in ANCHORS}},
         "score": {"detectors": [*DETECTORS, "self_influence_n"]},
@@ -69,7 +69,7 @@ def _audit_left(run_dir: Path) -> Left:
 
 
 def _finetune_spec(organism: OrganismPaths, run_dir: Path, engine: str) -> dict[str, Any]:
-    recipe = {"learning_rate": 1e-3, "epochs": 8, "batch": 10}
+    recipe = {"learning_rate": 1e-3, "epochs": 5, "batch": 10}
     return {
         "kind": "finetune",
         "models": {"tiny": str(organism.model)},
@@ -106,7 +106,7 @@ def _evaluate_spec(organism: OrganismPaths, run_dir: Path, engine: str) -> dict[
     return {
         "kind": "evaluate",
         "models": {"aligned": str(organism.model), "base": str(organism.base)},
-        "suites": [{"path": str(organism.root), "limit": 100}],
+        "suites": [{"path": str(organism.root), "limit": 60}],
         "judges": {"phrases": "refusal_prefixes", "qi": "qi_29"},
         "sampling": {"max_tokens": 24},
         "serving": {"engine": engine, "max_concurrent": 4},

@@ -23,6 +23,7 @@ class Family:
     def __init__(self) -> None:
         self._mark = uuid.uuid4().hex
         self._known: set[psutil.Process] = set()
+        self._strangers: set[psutil.Process] = set()
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -32,20 +33,26 @@ class Family:
 
     def members(self) -> list[psutil.Process]:
         """Those that are alive."""
-        found: set[psutil.Process] = set()
-        every = list(psutil.process_iter())
         by_pid = {process.pid: process for process in self._known}
-        for process in every:
+        found: set[psutil.Process] = set()
+        for process in psutil.process_iter():
+            if process in self._strangers:
+                continue
             # One that has just ended, or is somebody else's, tells nothing.
             with contextlib.suppress(psutil.Error):
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                parent = by_pid.get(process.ppid())
-                ours = process in self._known or (parent is not None and parent.is_running())
-                if ours or process.environ().get(_MARK) == self._mark:
+                if process not in self._known and not self._is_ours(process, by_pid):
+                    # What a process inherits does not change: to look at all of them anew would cost half a core.
+                    self._strangers.add(process)
+                elif process.status() != psutil.STATUS_ZOMBIE:
                     found.add(process)
         self._known |= found
         return sorted(found, key=lambda process: process.pid)
+
+    def _is_ours(self, process: psutil.Process, by_pid: Mapping[int, psutil.Process]) -> bool:
+        if process.environ().get(_MARK) == self._mark:
+            return True
+        parent = by_pid.get(process.ppid())
+        return parent is not None and parent.is_running()
 
     def titled(self, words: Sequence[str]) -> list[psutil.Process]:
         """Members whose command has one of the words."""

@@ -19,7 +19,7 @@ from .cluster import Cluster
 from .jobs import ACTORS, JOBS, Job
 from .processes import Family, kill, kill_with_children
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.3
 DRIVER, RAYLET, NODE, WHOLE = "driver", "raylet", "node", "raylet of the driver"
 
 
