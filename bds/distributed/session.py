@@ -10,10 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bds.errors import PreflightError
 from bds.runs.messages import first_line
@@ -23,10 +21,6 @@ _ADDRESS = "RAY_ADDRESS"
 
 _STARTS = 3
 """Ray gives its helper processes a fixed 15 s to start, too little on a busy machine (ray-project/ray#65983)."""
-
-_NODE_SECONDS = 150.0
-"""Ray gives a node 30 s to appear. On a busy machine another start would come no further, and add to what it waits
-for."""
 
 _REACH_SECONDS = 10.0
 
@@ -152,7 +146,7 @@ def _start(folder: str, cpus: int | None) -> None:
 
     for starts in range(1, _STARTS + 1):
         try:
-            with _silent(), patient_start():
+            with _silent():
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -170,30 +164,6 @@ def _start(folder: str, cpus: int | None) -> None:
                     f"Ray cannot start on this machine ({first_line(error)}): run with --local to do without it"
                 ) from error
             print(f"Ray did not start ({first_line(error)}); trying again", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def patient_start(seconds: float = _NODE_SECONDS) -> Iterator[None]:
-    """A Ray node that is started inside the block may take so long to appear."""
-    from ray._private import services
-
-    look = services.get_node
-
-    def wait(*arguments: Any) -> Any:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                return look(*arguments)
-            except RuntimeError:  # it is not there yet
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(0.1)
-
-    services.get_node = wait
-    try:
-        yield
-    finally:
-        services.get_node = look
 
 
 def _end_half_started(folder: str) -> None:

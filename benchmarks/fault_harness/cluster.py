@@ -8,11 +8,13 @@ import contextlib
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .processes import Family
+
+_STARTS = 5
 
 
 class Cluster:
@@ -77,20 +79,17 @@ def main(folder: str, workers: str, cpus: str) -> None:
     import ray._private.utils
     from ray.cluster_utils import Cluster as Simulated
 
-    from bds.distributed.session import patient_start
-
     # Ray writes the address where any other program on this machine that looks for a cluster would find it.
     ray._private.utils.write_ray_address = lambda *arguments: None
     logging.disable(logging.WARNING)
     here = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "temp_dir": folder}
     own = int(cpus) if workers == "0" else 0
-    with patient_start():
-        simulated = Simulated(initialize_head=True, head_node_args={**here, "num_cpus": own})
+    simulated = Simulated()
+    _patiently(lambda: simulated.add_node(num_cpus=own, **here))
     print(f"> {simulated.address}", flush=True)
 
     def add() -> None:
-        with patient_start():
-            node = simulated.add_node(num_cpus=int(cpus), **here)
+        node = _patiently(lambda: simulated.add_node(num_cpus=int(cpus), **here))
         raylet = node.all_processes["raylet"][0].process
         print(f"> {raylet.pid}", flush=True)
 
@@ -98,6 +97,17 @@ def main(folder: str, workers: str, cpus: str) -> None:
         add()
     for _ in sys.stdin:
         add()
+
+
+def _patiently(start: Callable[[], Any]) -> Any:
+    """On a busy machine a raylet gives up after a fixed 15 s, and another try finds what it needs in memory."""
+    for left in reversed(range(_STARTS)):
+        try:
+            return start()
+        except Exception:  # what Ray raises there has no class of its own
+            if not left:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bds.distributed.session import connect, patient_start
+from bds.distributed.session import connect
 from bds.errors import PreflightError
 from bds.spec.models import ResourcesSpec
 
@@ -60,24 +60,3 @@ def test_an_address_where_nobody_listens_is_said_within_seconds(monkeypatch: pyt
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(PreflightError, match="Ray Client"), connect(ResourcesSpec()):
         pass
-
-
-def test_a_node_that_is_slow_to_appear_is_waited_for_and_not_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._private import services
-
-    looked: list[str] = []
-
-    def slow(address: str, node: str) -> str:
-        looked.append(node)
-        if len(looked) < 4:
-            raise RuntimeError("it is not there")
-        return f"{node} of {address}"
-
-    monkeypatch.setattr(services, "get_node", slow)
-    with patient_start():
-        assert services.get_node("here", "one") == "one of here"
-    assert looked == ["one"] * 4
-    looked.clear()
-    with patient_start(seconds=0.0), pytest.raises(RuntimeError, match="not there"):
-        services.get_node("here", "two")
-    assert services.get_node is slow
