@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,10 @@ from bds.spec.models import ResourcesSpec
 
 _START_SECONDS = 1800.0
 """Enough for weights of hundreds of gigabytes from a slow disk."""
+
+_STARTS = 3
+_DIED = "ActorDiedError"
+"""What Ray calls the end of a replica's process."""
 
 _SETTLE_SECONDS = 5
 """What an engine that was just stopped gives back is not free at once."""
@@ -78,7 +82,6 @@ class Serving:
 
         Raises PreflightError, with the engine's own reason, where they cannot be served.
         """
-        from ray import serve
 
         from bds.distributed.session import alone_here
 
@@ -87,6 +90,12 @@ class Serving:
         direct = self._http_port is None and settings.max_replicas is None and alone_here()
         port = free_port() if direct else None
         self._start_serve(proxy=not direct)
+        tried_again(lambda: self._deploy(plan, settings, port))
+        return f"http://127.0.0.1:{port}/v1" if direct else f"{_proxy_url()}/{plan.id}/v1"
+
+    def _deploy(self, plan: EnginePlan, settings: EngineSettings, port: int | None) -> None:
+        from ray import serve
+
         name = _application_name(plan)
         target = serve.RunTarget(
             target=_deployment(settings).bind(replace(plan, settings=settings), port),
@@ -100,7 +109,6 @@ class Serving:
         except BaseException:
             self.stop(plan)
             raise
-        return f"http://127.0.0.1:{port}/v1" if direct else f"{_proxy_url()}/{plan.id}/v1"
 
     def stop(self, plan: EnginePlan) -> None:
         """Stops a plan's engine and waits until its processes have ended."""
@@ -268,12 +276,40 @@ def _wait_until_up(name: str, plan: EnginePlan) -> None:
             return
         if application is not None and application.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
             told = "\n".join([application.message, *(each.message for each in application.deployments.values())])
-            ours = _FROM_BDS.search(told)
-            raise PreflightError(ours[1].strip() if ours else f"the engine does not start: {_last_error(told)}")
+            raise start_error(told)
         if time.monotonic() >= deadline:
             names = ", ".join(model.name for model in plan.models)
             raise PreflightError(f"the engine of {names} is not up after {_START_SECONDS / 60:.0f} minutes")
         time.sleep(_POLL_SECONDS)
+
+
+class ReplicaDiedError(PreflightError):
+    """The process of a replica ended while it started, of nothing that the engine said."""
+
+
+def start_error(told: str) -> PreflightError:
+    """Why an engine does not start, from what Ray Serve tells of it."""
+    ours = _FROM_BDS.search(told)
+    if ours is not None:
+        return PreflightError(ours[1].strip())
+    kind = ReplicaDiedError if _DIED in told else PreflightError
+    return kind(f"the engine does not start: {_last_error(told)}")
+
+
+def tried_again(start: Callable[[], None]) -> None:
+    """Starts what a kill, or a machine that went away, cut off: unlike an error of its own it says nothing about the
+    next start.
+
+    Raises what the last start raises.
+    """
+    for left in reversed(range(_STARTS)):
+        try:
+            start()
+        except ReplicaDiedError:
+            if not left:
+                raise
+        else:
+            return
 
 
 def _last_error(message: str) -> str:

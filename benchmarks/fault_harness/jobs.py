@@ -155,13 +155,24 @@ def _study_left(run_dir: Path) -> Left:
 
 
 def _done(run_dir: Path) -> Counter[str]:
-    """Shards, fine-tunes, answers and verdicts of the run and of the runs below it."""
+    """Shards, fine-tunes, answers and verdicts of the run and of the runs below it.
+
+    The receipt is the commit; the driver, which may die before it has noted one, tells what was done more than once.
+    """
     done: Counter[str] = Counter()
     for file in run_dir.rglob("events/attempt-*.jsonl"):
         run = file.parents[1].relative_to(run_dir).as_posix()
         for event in lines_of(file):
             if event["event"] in {"shard", "finetune"}:
                 done[f"{run} {event['event']} {event.get('shard', event.get('id'))}"] += 1
+    for file in run_dir.rglob("stages/score/receipts/*.json"):
+        name = f"{file.parents[3].relative_to(run_dir).as_posix()} shard {int(file.stem)}"
+        done[name] = max(done[name], 1)
+    for file in run_dir.rglob("models/**/receipt.json"):
+        run_folder = next(parent.parent for parent in file.parents if parent.name == "models")
+        run = run_folder.relative_to(run_dir).as_posix()
+        name = f"{run} finetune {file.parent.relative_to(run_folder / 'models').as_posix()}"
+        done[name] = max(done[name], 1)
     for folder in ("generations", "verdicts"):
         for file in run_dir.rglob(f"private/{folder}/*.jsonl"):
             run = file.parents[2].relative_to(run_dir).as_posix()
