@@ -82,7 +82,6 @@ class Serving:
 
         Raises PreflightError, with the engine's own reason, where they cannot be served.
         """
-
         from bds.distributed.session import alone_here
 
         _stop_orphans()

@@ -63,7 +63,7 @@ def _audit_left(run_dir: Path) -> Left:
     return Left(
         tables={name: read_table(run_dir / name, ["row_index"]) for name in names},
         files={name: digest_of(run_dir / name) for name in names},
-        done=_done(run_dir),
+        done=done_in(run_dir),
         begun=sum(int(json.loads(file.read_text())) for file in tries),
     )
 
@@ -99,7 +99,7 @@ def _finetune_left(run_dir: Path) -> Left:
     whole = (
         pl.concat(curves) if curves else pl.DataFrame(schema={"id": pl.String, "stage": pl.String, "step": pl.Int64})
     )
-    return Left(tables={"curves": Table(whole, ("id", "stage", "step"))}, files=files, done=_done(run_dir))
+    return Left(tables={"curves": Table(whole, ("id", "stage", "step"))}, files=files, done=done_in(run_dir))
 
 
 def _evaluate_spec(organism: OrganismPaths, run_dir: Path, engine: str) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _evaluate_left(run_dir: Path) -> Left:
     rows = read_table(run_dir / "rows.parquet", (), without=MINE)
     key = ("condition", "suite", "prompt_id", "sample", "judge", "metric")
     own = tuple(name for name in key if name in rows.rows.columns)
-    return Left(tables={"rows.parquet": Table(rows.rows, own)}, done=_done(run_dir))
+    return Left(tables={"rows.parquet": Table(rows.rows, own)}, done=done_in(run_dir))
 
 
 def _study_spec(organism: OrganismPaths, run_dir: Path, engine: str) -> dict[str, Any]:
@@ -151,10 +151,10 @@ def _study_left(run_dir: Path) -> Left:
     for name in names:
         rows = pl.read_parquet(run_dir / name)
         tables[name] = Table(rows, tuple(rows.select(pl.col(pl.String)).columns))
-    return Left(tables=tables, files={name: digest_of(run_dir / name) for name in names}, done=_done(run_dir))
+    return Left(tables=tables, files={name: digest_of(run_dir / name) for name in names}, done=done_in(run_dir))
 
 
-def _done(run_dir: Path) -> Counter[str]:
+def done_in(run_dir: Path) -> Counter[str]:
     """Shards, fine-tunes, answers and verdicts of the run and of the runs below it.
 
     The receipt is the commit; the driver, which may die before it has noted one, tells what was done more than once.

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from benchmarks.fault_harness.checks import Left, Table, complaints, digest_of, lines_of, sentence_complaints
+from benchmarks.fault_harness.jobs import done_in
 from benchmarks.fault_harness.processes import Family, kill
 from benchmarks.fault_harness.scenarios import flip
 
@@ -123,3 +124,19 @@ def test_a_victim_that_has_ended_is_no_kill() -> None:
     assert kill(victim)
     process.wait()
     assert not kill(victim)
+
+
+def test_a_receipt_counts_where_the_driver_died_before_it_told_of_it(tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    receipts = tmp_path / "stages" / "score" / "receipts"
+    trained = tmp_path / "runs" / "one" / "models" / "tiny" / "seed-0"
+    for folder in (events, receipts, trained):
+        folder.mkdir(parents=True)
+    (events / "attempt-0001.jsonl").write_text('{"event": "shard", "shard": 0}\n{"event": "sha')
+    (events / "attempt-0002.jsonl").write_text('{"event": "shard", "shard": 0}\n{"event": "shard", "shard": 2}\n')
+    for shard in (0, 1):
+        (receipts / f"{shard:05d}.json").write_text("{}")
+    (trained / "receipt.json").write_text("{}")
+    assert done_in(tmp_path) == Counter(
+        {". shard 0": 2, ". shard 1": 1, ". shard 2": 1, "runs/one finetune tiny/seed-0": 1}
+    )
