@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was saved is no checkpoint: training goes on from it or begins anew, never from less."""
+"""A checkpoint that is not what was saved is no checkpoint: training then begins anew, and never from less."""
 
 from pathlib import Path
 
