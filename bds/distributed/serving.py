@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,10 @@ from bds.spec.models import ResourcesSpec
 _START_SECONDS = 1800.0
 """Enough for weights of hundreds of gigabytes from a slow disk."""
 
+_STARTS = 3
+_DIED = "ActorDiedError"
+"""What Ray calls the end of a replica's process."""
+
 _SETTLE_SECONDS = 5
 """What an engine that was just stopped gives back is not free at once."""
 
@@ -30,6 +34,9 @@ _POLL_SECONDS = 0.2
 _PORT = 8000
 _QUEUED_PER_REPLICA = 4
 """Times its requests in flight: those that wait for other weights must not keep the ones out that could run."""
+
+_OWNED = re.compile(r"engine-[0-9a-f]{12}-([0-9a-f]{8})-[0-9a-f]{8}")
+"""Names of applications, see `_application_name`."""
 
 _FROM_BDS = re.compile(r"bds\.errors\.\w+: (.+)")
 _FROM_ANYONE = re.compile(r"^[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
@@ -75,15 +82,20 @@ class Serving:
 
         Raises PreflightError, with the engine's own reason, where they cannot be served.
         """
-        from ray import serve
-
         from bds.distributed.session import alone_here
 
+        _stop_orphans()
         settings = self._with_room(plan.settings)
         direct = self._http_port is None and settings.max_replicas is None and alone_here()
         port = free_port() if direct else None
         self._start_serve(proxy=not direct)
-        name = f"{plan.id}-{secrets.token_hex(4)}"
+        tried_again(lambda: self._deploy(plan, settings, port))
+        return f"http://127.0.0.1:{port}/v1" if direct else f"{_proxy_url()}/{plan.id}/v1"
+
+    def _deploy(self, plan: EnginePlan, settings: EngineSettings, port: int | None) -> None:
+        from ray import serve
+
+        name = _application_name(plan)
         target = serve.RunTarget(
             target=_deployment(settings).bind(replace(plan, settings=settings), port),
             name=name,
@@ -96,7 +108,6 @@ class Serving:
         except BaseException:
             self.stop(plan)
             raise
-        return f"http://127.0.0.1:{port}/v1" if direct else f"{_proxy_url()}/{plan.id}/v1"
 
     def stop(self, plan: EnginePlan) -> None:
         """Stops a plan's engine and waits until its processes have ended."""
@@ -183,6 +194,35 @@ def _import_serve() -> None:
             handler.setLevel(logging.CRITICAL + 1)
 
 
+def _application_name(plan: EnginePlan) -> str:
+    """Says whose it is, by the id of the driver's Ray job: Ray Serve keeps what a killed driver has left."""
+    import ray
+
+    return f"{plan.id}-{ray.get_runtime_context().get_job_id()}-{secrets.token_hex(4)}"
+
+
+def orphans(applications: Iterable[str], dead_jobs: Container[str]) -> list[str]:
+    """Engines of bds, by the names of their applications, whose drivers are dead."""
+    found = ((name, _OWNED.fullmatch(name)) for name in applications)
+    return [name for name, owned in found if owned is not None and owned[1] in dead_jobs]
+
+
+def _stop_orphans() -> None:
+    """Gives back what engines of killed drivers hold on this cluster, above all the run's own from its last attempt,
+    whose place and route the new engine takes."""
+    import ray
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    if _get_global_client(raise_if_no_controller_running=False) is None:
+        return
+    # Of a cluster's jobs the public calls tell only those that were submitted.
+    dead = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}
+    for name in orphans(serve.status().applications, dead):
+        with contextlib.suppress(TimeoutError):
+            serve.delete(name)
+
+
 def _deployment(settings: EngineSettings) -> Any:
     """The deployment of one engine. What a replica cannot do at its first start it cannot do at the next one."""
     from ray import serve
@@ -235,12 +275,40 @@ def _wait_until_up(name: str, plan: EnginePlan) -> None:
             return
         if application is not None and application.status in {"DEPLOY_FAILED", "UNHEALTHY"}:
             told = "\n".join([application.message, *(each.message for each in application.deployments.values())])
-            ours = _FROM_BDS.search(told)
-            raise PreflightError(ours[1].strip() if ours else f"the engine does not start: {_last_error(told)}")
+            raise start_error(told)
         if time.monotonic() >= deadline:
             names = ", ".join(model.name for model in plan.models)
             raise PreflightError(f"the engine of {names} is not up after {_START_SECONDS / 60:.0f} minutes")
         time.sleep(_POLL_SECONDS)
+
+
+class ReplicaDiedError(PreflightError):
+    """The process of a replica ended while it started, of nothing that the engine said."""
+
+
+def start_error(told: str) -> PreflightError:
+    """Why an engine does not start, from what Ray Serve tells of it."""
+    ours = _FROM_BDS.search(told)
+    if ours is not None:
+        return PreflightError(ours[1].strip())
+    kind = ReplicaDiedError if _DIED in told else PreflightError
+    return kind(f"the engine does not start: {_last_error(told)}")
+
+
+def tried_again(start: Callable[[], None]) -> None:
+    """Starts what a kill, or a machine that went away, cut off: unlike an error of its own it says nothing about the
+    next start.
+
+    Raises what the last start raises.
+    """
+    for left in reversed(range(_STARTS)):
+        try:
+            start()
+        except ReplicaDiedError:
+            if not left:
+                raise
+        else:
+            return
 
 
 def _last_error(message: str) -> str:

@@ -146,6 +146,18 @@ class RunDirectory:
         ):
             _copy(source, file)
 
+    def sha256(self, name: str) -> str | None:
+        """Of a file of any size; None where there is no such file."""
+        filesystem, base = self._storage()
+        try:
+            with (
+                self._explained("read", name),
+                filesystem.open_input_stream(f"{base}/{name}", compression=None) as source,
+            ):
+                return _hashed(source)
+        except FileNotFoundError:
+            return None
+
     def exists(self, name: str) -> bool:
         from pyarrow.fs import FileType
 
@@ -265,6 +277,13 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> tuple[str, int]:
         size += len(block)
         target.write(block)
     return digest.hexdigest(), size
+
+
+def _hashed(source: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := source.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -97,9 +97,19 @@ def is_valid(receipt: Receipt, shard: Shard, on_storage: dict[str, int]) -> bool
 
 
 def remaining(plan: Plan, run: RunDirectory) -> list[Shard]:
-    """What a run still has to score: the plan minus the valid receipts. Shards given up earlier are tried again."""
-    receipts = valid_receipts(plan, run)
-    return [shard for shard in plan.shards if shard.index not in receipts or receipts[shard.index].failure]
+    """What a run still has to score: the plan minus the receipts that are valid to the last byte of their parts.
+
+    Shards given up earlier are tried again.
+    """
+    scored = {shard: receipt for shard, receipt in valid_receipts(plan, run).items() if not receipt.failure}
+    with ThreadPoolExecutor(_READERS) as readers:
+        whole = dict(zip(scored, readers.map(lambda receipt: _is_whole(run, receipt), scored.values()), strict=True))
+    return [shard for shard in plan.shards if not whole.get(shard.index, False)]
+
+
+def _is_whole(run: RunDirectory, receipt: Receipt) -> bool:
+    """Whether the part files hold what was committed: their sizes do not tell."""
+    return all(run.sha256(file.path) == file.sha256 for file in receipt.files.values())
 
 
 def read_part(run: RunDirectory, receipt: Receipt, table: str) -> "pl.DataFrame | None":
@@ -115,7 +125,7 @@ def read_part(run: RunDirectory, receipt: Receipt, table: str) -> "pl.DataFrame 
     except FileNotFoundError as error:
         raise PreflightError(f"{run.url_of(file.path)} is gone: run the same command again to score it anew") from error
     if hashlib.sha256(content).hexdigest() != file.sha256:
-        raise PreflightError(f"{run.url_of(file.path)} is damaged: delete it and run the same command again")
+        raise PreflightError(f"{run.url_of(file.path)} is damaged: run the same command again to score it anew")
     return parquet_table(content, run.url_of(file.path))
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of one fine-tune in the run directory. `latest.json` is the commit; files without it do not count."""
 
+import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ class Checkpoint:
     step: int
     """Optimiser steps done in that stage."""
     folder: str
-    files: dict[str, int]
-    """Size in bytes by name within the folder."""
+    files: dict[str, str]
+    """SHA-256 by name within the folder."""
 
 
 class Checkpoints:
@@ -33,14 +34,18 @@ class Checkpoints:
         self._key = key
 
     def latest(self) -> Checkpoint | None:
-        """The last committed one whose files are all there with their sizes."""
+        """The last committed one, where its files hold what was saved; None where there is none to go on from.
+
+        Changed bytes would otherwise change the weights that are trained on, and nobody would know.
+        """
         try:
-            found = Checkpoint(**self._run.read_json(f"{self._folder}/{LATEST}"))
-        except (FileNotFoundError, TypeError):
+            found = Checkpoint(**json.loads(self._run.read_bytes(f"{self._folder}/{LATEST}")))
+        except (FileNotFoundError, TypeError, ValueError):
             return None
-        sizes = self._run.list(found.folder)
-        whole = all(sizes.get(f"{found.folder}/{name}") == size for name, size in found.files.items())
-        return found if whole and found.key == self._key else None
+        if found.key != self._key:
+            return None
+        whole = all(self._run.sha256(f"{found.folder}/{name}") == sha256 for name, sha256 in found.files.items())
+        return found if whole else None
 
     def save(self, local: Path, stage: int, step: int) -> None:
         """Copies a local folder, commits it, and deletes what was there before."""
@@ -49,7 +54,7 @@ class Checkpoints:
         for path in sorted(local.rglob("*")):
             if path.is_file():
                 name = path.relative_to(local).as_posix()
-                _, files[name] = self._run.upload(path, f"{folder}/{name}")
+                files[name], _ = self._run.upload(path, f"{folder}/{name}")
         self._run.write_json(f"{self._folder}/{LATEST}", asdict(Checkpoint(self._key, stage, step, folder, files)))
         for name in self._run.list(self._folder):
             if not name.startswith(f"{folder}/") and name != f"{self._folder}/{LATEST}":

@@ -15,9 +15,13 @@ import yaml
 from safetensors.torch import load_file
 
 from bds.distributed.finetune import run_finetunes
+from bds.distributed.trainers import WorkerSize, _fit
 from bds.runs.directory import RunDirectory
 from bds.runs.events import read_events
 from bds.training.curve import CurvePoint, read_curve
+from bds.training.data import FrozenData
+from bds.training.plan import Assignment, expand
+from bds.training.several import Series
 from tests.finetune_world import RECIPE, finetune_spec, result_of, write_world
 from tests.integration.test_audit_identity import end, wait_until
 
@@ -74,6 +78,31 @@ def test_one_worker_trains_one_after_the_other_to_the_bits_of_this_process_throu
     assert result_of(tmp_path / "ray")["weights_sha256"] == result_of(one_process)["weights_sha256"]
     assert ids_told(tmp_path / "ray") == list(result.runs["id"])
     assert len(list((tmp_path / "ray" / "ray_train").iterdir())) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_trainer_that_has_ended_leaves_no_handler_that_holds_its_processes(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    class Trainer:
+        """Handles SIGINT as Ray's own does, and never gives it back."""
+
+        def __init__(self, train: Any, **settings: Any) -> None:
+            pass
+
+        def fit(self) -> None:
+            signal.signal(signal.SIGINT, lambda number, frame: None)
+            if fails:
+                raise RuntimeError("no room")
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    before = signal.getsignal(signal.SIGINT)
+    run, spec = RunDirectory(str(tmp_path)), finetune_spec(world, tmp_path)
+    (task,) = expand(spec)
+    one = Assignment(task, "key", FrozenData("data/rows", "data.jsonl", "sha", 0, {}, None), ())
+    failure = _fit(run, spec, Series(run, "ray_train", [one]), WorkerSize(1, 0.0, None))
+    assert (failure is not None) == fails
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
