@@ -4,8 +4,8 @@
 
 planned    a JSONL file of so many rows is read, given ids and cut into shards, as an audit does. Memory is that of the
            process above what it had before, after each quarter of the rows: what grows with them shows.
-listed     a run of so many finished shards is asked what is left to do, as a resumed audit does. Seconds a receipt
-           should not depend on their number.
+listed     a run of so many finished shards is asked what is left to do, as a resumed audit does: every receipt and part
+           is read. Seconds a receipt should not depend on their number.
 driven     Ray Data feeds the actors shards that take a fixed time asleep, through the product's own path: read the
            shard, score, write the part, write the receipt. Efficiency is the time asleep over actors x wall, from the
            first receipt to the last but for the tail, in which some actors have nothing left. All actors share this
@@ -16,6 +16,7 @@ The figures are the result; nothing is asserted.
 
 import argparse
 import functools
+import hashlib
 import json
 import tempfile
 import time
@@ -38,6 +39,8 @@ from bds.spec.models import DataSpec
 ROWS_PER_SHARD = 256
 ASLEEP_SECONDS = 2.0
 SHARDS_PER_ACTOR = 8
+PART = bytes(1 << 16)
+"""As large as a part of 256 rows with a few anchors."""
 
 
 def write_rows(file: Path, rows: int) -> None:
@@ -81,8 +84,8 @@ def listed(folder: Path, receipts: int) -> dict[str, Any]:
     run = RunDirectory(str(folder / f"listed-{receipts}"))
     shards = tuple(Shard(index, "", index, 1, "0") for index in range(receipts))
     for shard in shards:
-        part = PartFile(part_path("components", shard.index), "0", 3)
-        run.write_bytes(part.path, b"one")
+        part = PartFile(part_path("components", shard.index), hashlib.sha256(PART).hexdigest(), len(PART))
+        run.write_bytes(part.path, PART)
         done = Receipt(shard.index, "0", 1, 1, 0, 1, 1.0, {"components": part}, Worker("here", 1, "cpu"), {})
         write_receipt(run, done)
     started = time.perf_counter()
