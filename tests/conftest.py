@@ -12,10 +12,12 @@ import pytest
 from bds.organism.layout import OrganismPaths
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts clusters runs in one process, one after the other; of the rest, a file at a time where there is room.
 
-    Clusters wait more than they compute, and two of them at a time would starve each other of two cores.
+    Clusters wait more than they compute, and two of them at a time would starve each other of two cores. First of all
+    hooks, because xdist's own reads the groups.
     """
     for item in items:
         alone = {"integration", "end_to_end"} & set(item.path.parts)
