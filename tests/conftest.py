@@ -12,18 +12,6 @@ import pytest
 from bds.organism.layout import OrganismPaths
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts clusters runs in one process, one after the other; of the rest, a file at a time where there is room.
-
-    Clusters wait more than they compute, and two of them at a time would starve each other of two cores. First of all
-    hooks, because xdist's own reads the groups.
-    """
-    for item in items:
-        alone = {"integration", "end_to_end"} & set(item.path.parts)
-        item.add_marker(pytest.mark.xdist_group("clusters" if alone else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def organism() -> OrganismPaths:
     """The tiny aligned model of seed 0, trained on first use and kept in the user's cache. Read-only."""
