@@ -45,7 +45,7 @@ def test_a_good_spec_passes_and_a_hub_name_is_noted(tmp_path: Path) -> None:
         (["judges.guard.method=strongreject_rubric"], SpecError, "take a guard, such as llama_guard_3"),
         (["judges.guard.threshold=0.9"], SpecError, "the judge llama_guard_3 reads no threshold"),
         (["judges.guard.method=shieldgemma"], SpecError, "the judge shieldgemma needs a policy"),
-        (["judges.guard.policy=/no/such/policy.txt"], SpecError, "the policy /no/such/policy.txt cannot be read"),
+        (["judges.guard.policy=/no/such/policy.txt"], PreflightError, "the policy /no/such/policy.txt cannot be read"),
         (["judges.guard.model=./nowhere"], PreflightError, "field judges.guard.model: "),
         (["judges.guard.adapter=./nowhere"], PreflightError, "field judges.guard.adapter: "),
         (["data.path=no.jsonl"], PreflightError, "field data.path: "),
