@@ -86,8 +86,8 @@ def _run_steps(
     """Every step, begun when those before it have ended and there is room for it; how each ended, in order."""
     steps = steps_of(spec, plan)
     report(
-        f"{len(plan.audits)} audits, {len(plan.trainings)} fine-tunes of {len(plan.cells)} cells, "
-        f"{len(plan.targets)} evaluations: {len(steps)} steps"
+        f"audits: {len(plan.audits)}, fine-tunes: {len(plan.trainings)} of {len(plan.cells)} cells, "
+        f"evaluations: {len(plan.targets)}"
     )
     ended: dict[str, Ended] = {}
     running: dict[str, float] = {}
