@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.5
 _SETTLE_SECONDS = 20.0
 """What a step takes of the cluster shows only when its actors are up."""
 
-_STOP_SECONDS = 3.0
+_STOP_SECONDS = 2.0
 """How long an interrupted study waits for its steps to give their leases back."""
 
 
