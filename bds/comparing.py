@@ -43,13 +43,7 @@ def _read(run_dir: str) -> tuple[RunRows, dict[str, Any]]:
         ) from error
     if "conditions" not in metrics:
         raise PreflightError(f"{run_dir} holds another kind of run; name the run directory of a `bds evaluate`")
-    layout = Layout(
-        conditions=[each["name"] for each in metrics["conditions"]],
-        suites=[each["name"] for each in metrics["suites"]],
-        judges=[each["name"] for each in metrics["judges"]],
-        scales={each["name"]: tuple(each["scale"]) for each in metrics["judges"] if each["scale"] is not None},
-    )
-    return RunRows(run_dir, rows, layout), metrics
+    return RunRows(run_dir, rows, Layout.of_metrics(metrics)), metrics
 
 
 def _pair(written: str) -> tuple[str, str]:

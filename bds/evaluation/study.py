@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from bds.evaluation.exports.reported import reported_rows
 from bds.evaluation.statistics.ratings import Resampling
+from bds.spec.evaluate import StatisticsSpec
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,16 @@ class Layout:
     judges: Sequence[str]
     scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Least and greatest score of each judge that rates."""
+
+    @classmethod
+    def of_metrics(cls, metrics: Mapping[str, Any]) -> "Layout":
+        """That of a finished evaluation, from its metrics.json."""
+        return cls(
+            conditions=[each["name"] for each in metrics["conditions"]],
+            suites=[each["name"] for each in metrics["suites"]],
+            judges=[each["name"] for each in metrics["judges"]],
+            scales={each["name"]: tuple(each["scale"]) for each in metrics["judges"] if each["scale"] is not None},
+        )
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,12 @@ class Options:
     """Resamples."""
     seed: int = 0
     """Draws the resamples."""
+
+    @classmethod
+    def of_spec(cls, statistics: StatisticsSpec, *, baseline: str | None, primary_judge: str) -> "Options":
+        """As a spec says, whose own names of baseline and judge may be left out."""
+        fields = ("confidence", "margin", "bootstrap", "seed")
+        return cls(baseline, primary_judge, **{field: getattr(statistics, field) for field in fields})
 
     @property
     def resampling(self) -> Resampling:

@@ -42,21 +42,13 @@ def evaluation_metrics(
         judges=[*(each.name for each in judges), *(each.name for each in measures)],
         scales={each.name: each.scale for each in judges if each.scale is not None},
     )
-    statistics = spec.statistics
-    options = Options(
-        baseline=baseline,
-        primary_judge=primary_judge,
-        confidence=statistics.confidence,
-        margin=statistics.margin,
-        bootstrap=statistics.bootstrap,
-        seed=statistics.seed,
-    )
+    options = Options.of_spec(spec.statistics, baseline=baseline, primary_judge=primary_judge)
     parts = aggregate(rows, layout, options, utility)
     return {
         "name": spec.name,
         "baseline": baseline,
         "primary_judge": primary_judge,
-        "confidence": statistics.confidence,
+        "confidence": options.confidence,
         "conditions": [_condition(each) for each in conditions],
         "suites": [_suite(each) for each in suites],
         "judges": [*(_judge(each) for each in judges), *(_measure(each) for each in measures)],

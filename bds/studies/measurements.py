@@ -7,9 +7,8 @@ from typing import Any
 from bds.evaluation.contrasts import headline_series
 from bds.evaluation.differences import Side
 from bds.evaluation.prompt_values import PromptValues, prompt_values
-from bds.evaluation.study import Arm, Layout, Options, Series, arms_of, reported, suite_kinds
+from bds.evaluation.study import Arm, Layout, Series, arms_of, reported, suite_kinds
 from bds.runs.directory import RunDirectory
-from bds.spec.study import StudySpec
 from bds.studies.plan import evaluation_folder
 
 ROWS = "rows.parquet"
@@ -43,25 +42,8 @@ def read_measurements(run: RunDirectory, target: str) -> Measurements | None:
         rows = run.read_table(f"{folder}/{ROWS}")
     except FileNotFoundError:
         return None
-    layout = Layout(
-        conditions=[each["name"] for each in metrics["conditions"]],
-        suites=[each["name"] for each in metrics["suites"]],
-        judges=[each["name"] for each in metrics["judges"]],
-        scales={each["name"]: tuple(each["scale"]) for each in metrics["judges"] if each["scale"] is not None},
-    )
+    layout = Layout.of_metrics(metrics)
     values = prompt_values(reported(rows, layout), layout)
     kinds = suite_kinds(rows)
     headline = frozenset(headline_series(values, kinds, metrics["primary_judge"]))
     return Measurements(values, {arm.name: arm for arm in arms_of(rows, layout)}, headline, kinds, metrics)
-
-
-def options_of(spec: StudySpec, primary_judge: str) -> Options:
-    own = spec.statistics
-    return Options(
-        baseline=None,
-        primary_judge=primary_judge,
-        confidence=own.confidence,
-        margin=own.margin,
-        bootstrap=own.bootstrap,
-        seed=own.seed,
-    )

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from bds.evaluation.study import Options
 from bds.runs.directory import RunDirectory
 from bds.spec.study import StudySpec
 from bds.studies.calibration import calibration
@@ -13,7 +14,7 @@ from bds.studies.conditions import condition_name, finished_results, own_trainin
 from bds.studies.curves import dose_curves, rate_curves
 from bds.studies.defences import defence_charts
 from bds.studies.grade import dataset_grades
-from bds.studies.measurements import options_of, read_measurements
+from bds.studies.measurements import read_measurements
 from bds.studies.plan import Cell, Input, StudyPlan, control_of
 from bds.studies.sources import audits_told, evaluations_told, finetunes_told, rows_to_train_on
 from bds.studies.steps import Ended
@@ -88,7 +89,7 @@ def _measured(
             cells += [_cell(spec, plan, results, cell, names, []) for cell, names in own.items()]
             targets.append({"name": target, "evaluated": False, "measured": []})
             continue
-        options = options_of(spec, found.metrics["primary_judge"])
+        options = Options.of_spec(spec.statistics, baseline=None, primary_judge=found.metrics["primary_judge"])
         there = {cell: [name for name in names if name in found.arms] for cell, names in own.items()}
         for cell, names in own.items():
             told = _cell(spec, plan, results, cell, names, there[cell])

@@ -73,8 +73,8 @@ def _average(
     entries: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], series: Sequence[str], confidence: float
 ) -> dict[str, Any]:
     """The mean difference over the entries, one value for every seed that all of them and their controls have."""
-    of_seed = {cell["id"]: _of_seeds(cell, series) for cell in cells}
-    pairs = [(of_seed[entry["cell"]], of_seed[entry["control"]]) for entry in entries]
+    named = {cell["id"]: cell for cell in cells}
+    pairs = [(_of_seeds(named[entry["cell"]], series), _of_seeds(named[entry["control"]], series)) for entry in entries]
     seeds = [seed for seed in (pairs[0][0] if pairs else {}) if all(seed in a and seed in b for a, b in pairs)]
     values = [fmean(a[seed] - b[seed] for a, b in pairs) for seed in seeds]
     interval = t_interval(values, confidence)

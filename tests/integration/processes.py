@@ -5,10 +5,10 @@ import time
 import psutil
 
 
-def descendants(words: str) -> list[psutil.Process]:
-    """The processes below this one whose command has the words."""
+def descendants(words: str, of: int | None = None) -> list[psutil.Process]:
+    """The processes below one, this one where none is named, whose command has the words."""
     found = []
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(of).children(recursive=True):
         try:
             if words in " ".join(process.cmdline()):
                 found.append(process)

@@ -14,8 +14,9 @@ from bds.organism.layout import OrganismPaths
 from bds.organism.quality import complies
 from bds.organism.suites import read_suite
 from bds.runs.directory import RunDirectory
+from tests.integration.processes import descendants
 from tests.integration.test_audit_identity import end, wait_until
-from tests.integration.test_evaluation_vllm import engine_processes, evaluate
+from tests.integration.test_evaluation_vllm import evaluate
 
 pytest.importorskip("vllm")
 
@@ -98,7 +99,7 @@ def test_a_kill_while_the_judge_judges_changes_nothing(
         assert verdict_lines(spec) < 4 * PROMPTS, "it was killed in time"
         process = evaluate(spec)
     else:
-        victims = engine_processes(process, victim)
+        victims = descendants(victim, of=process.pid)
         assert victims, "there is such a process"
         for each in victims:
             each.kill()

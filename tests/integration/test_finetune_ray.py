@@ -1,6 +1,5 @@
 """Fine-tunes on Ray Train: the same weights as in one process, through killed workers and drivers, and many at once."""
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from bds.training.data import FrozenData
 from bds.training.plan import Assignment, expand
 from bds.training.several import Series
 from tests.finetune_world import RECIPE, finetune_spec, result_of, write_world
+from tests.integration.processes import descendants
 from tests.integration.test_audit_identity import end, wait_until
 
 NAME = "tiny/rows/plain/none/seed-0"
@@ -158,13 +158,7 @@ def checkpoint_step(run_dir: Path, name: str = NAME) -> int:
 
 def training_processes(driver: int) -> list[psutil.Process]:
     """The driver's workers that train, the driver itself left out."""
-    found = []
-    for process in psutil.Process(driver).children(recursive=True):
-        # One that was killed before may not be gone yet.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+    return descendants("RayTrainWorker", of=driver)
 
 
 def test_a_killed_driver_costs_no_more_than_the_steps_since_the_last_checkpoint(

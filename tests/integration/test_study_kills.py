@@ -14,6 +14,7 @@ import pytest
 
 from bds.distributed.study import run_study
 from bds.studies.tables import CELLS, CONTRASTS
+from tests.integration.test_audit_identity import end
 from tests.study_world import study_spec, write_study_world
 
 TABLES = (CELLS, CONTRASTS)
@@ -44,12 +45,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate(timeout=60)
-    for each in family:
-        try:
-            each.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family, timeout=30)
+    end(family)
 
 
 def done_twice(run: Path) -> dict[str, int]:
