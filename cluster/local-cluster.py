@@ -4,13 +4,15 @@
     python cluster/local-cluster.py --workers 2 --cpus 2 --minutes 30
 
 Every node is a raylet with processes of its own. They listen on the loopback interface only, ask for a token that this
-program makes, and end with it: after --minutes, on Ctrl-C or SIGTERM, and where it is killed itself.
+program makes, and end with it: after --minutes, on Ctrl-C or SIGTERM, and where it is killed itself. A line `add` on
+its standard input brings another worker, a line `remove` takes the oldest away as a machine that is switched off.
 """
 
 import argparse
 import atexit
 import contextlib
 import os
+import queue
 import secrets
 import shutil
 import signal
@@ -18,7 +20,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +57,37 @@ def main() -> None:
 
         # It would make this the cluster that `--address auto` means, for everybody on this machine.
         ray._private.utils.write_ray_address = lambda *_: None
-        common = {"object_store_memory": arguments.store_mib * 2**20, "temp_dir": str(folder)}
+        common = {
+            "object_store_memory": arguments.store_mib * 2**20,
+            "temp_dir": str(folder),
+            # The agents that start jobs have one fixed port, which several nodes of a machine cannot share.
+            "dashboard_agent_listen_port": 0,
+        }
         for starts in range(1, STARTS + 1):
             cluster = Cluster()
             head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port()}
-            if start(cluster, {**common, **head}, last=starts == STARTS):
+            if start(cluster, {**common, **head}, last=starts == STARTS) is not None:
                 break
             cluster.shutdown()
             end_children()
+        workers = []
         for index in range(arguments.workers):
             # Raylets that both count a card would both give it away: only the first is given those there are.
-            worker = {"num_cpus": arguments.cpus, "num_gpus": 0 if index else arguments.gpus}
-            while not start(cluster, {**common, **worker}, last=starts == STARTS):
-                starts += 1
+            gpus = 0 if index else arguments.gpus
+            workers.append(added(cluster, {**common, "num_cpus": arguments.cpus, "num_gpus": gpus}))
         # Each node has put a handler of its own in their place.
         end_at_signals()
         tell(arguments, token, cluster)
-        while time.monotonic() < ends:
-            time.sleep(0.5)
+        for wish in wishes(ends):
+            if wish == "add":
+                workers.append(added(cluster, {**common, "num_cpus": arguments.cpus, "num_gpus": 0}))
+                end_at_signals()
+            elif wish == "remove" and workers:
+                cluster.remove_node(workers.pop(0), allow_graceful=False)
+            else:
+                print(f"'{wish}' is not known, or there is nothing to remove; write add or remove", flush=True)
+                continue
+            print(f"{len(workers)} workers", flush=True)
         print(f"{arguments.minutes:g} minutes are over", flush=True)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -101,16 +118,38 @@ def write_token(path: Path) -> None:
         file.write(secrets.token_hex(32))
 
 
-def start(cluster: Any, options: dict[str, Any], *, last: bool) -> bool:
-    """Whether the node came up; where it did not and this was the last try, the program ends."""
+def start(cluster: Any, options: dict[str, Any], *, last: bool) -> Any | None:
+    """The node, or None where it did not come up; where this was the last try, the program ends."""
     try:
-        cluster.add_node(**options)
+        return cluster.add_node(**options)
     except Exception as error:  # a node that does not come up in time is a bare Exception
         if last:
             sys.exit(f"a node did not start ({shortened(error)})")
         print(f"a node did not start ({shortened(error)}); trying again", file=sys.stderr, flush=True)
-        return False
-    return True
+        return None
+
+
+def added(cluster: Any, options: dict[str, Any]) -> Any:
+    """The new node, which has so many tries to come up."""
+    for starts in range(1, STARTS + 1):
+        if (node := start(cluster, options, last=starts == STARTS)) is not None:
+            return node
+    raise AssertionError("the last try returns or ends the program")
+
+
+def wishes(ends: float) -> Iterator[str]:
+    """Lines of the standard input as they come, until the time is over."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin or ():
+            lines.put(line.strip())
+
+    threading.Thread(target=listen, daemon=True).start()
+    while time.monotonic() < ends:
+        # A wait without end would not notice a signal.
+        with contextlib.suppress(queue.Empty):
+            yield lines.get(timeout=0.5)
 
 
 def shortened(error: Exception) -> str:

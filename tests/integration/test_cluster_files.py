@@ -5,10 +5,8 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import pytest
 import yaml
 
 from tests.cluster_files import CLUSTER, manifest
+from tests.integration.local_cluster import local_cluster
+from tests.integration.test_audit_identity import wait_until
 
 LAUNCHERS = ("launcher-aws.yaml", "launcher-gcp.yaml", "launcher-onprem.yaml")
 MANIFESTS = ("rayjob.yaml", "raycluster.yaml", "rayservice.yaml")
@@ -115,37 +115,27 @@ def test_ray_serve_llm_and_vllm_would_take_the_model_of_the_service() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Ray has clusters of several nodes on Linux")
 def test_a_local_cluster_has_its_nodes_asks_for_its_token_and_ends_what_it_started(tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    command = [sys.executable, str(CLUSTER / "local-cluster.py"), "--workers", "2", "--cpus", "3", "--minutes", "4"]
-    with told.open("wb") as output:
-        program = subprocess.Popen(command, stdout=output)
-    try:
-        while program.poll() is None and "job submit" not in told.read_text():
-            time.sleep(0.5)
-        text = told.read_text()
-        (address,) = re.findall(r"^address +(\S+)", text, re.M)
-        (token,) = map(Path, re.findall(r"^token +(\S+)", text, re.M))
-        (export,) = re.findall(r"^ +export (.+)", text, re.M)
-        assert token.stat().st_mode & 0o777 == 0o600
-        variables = dict(word.split("=", 1) for word in export.split())
-        nodes = nodes_of(address, variables)
-        assert sorted(node.get("CPU", 0) for node in nodes) == [0, 3, 3]
+    with local_cluster(tmp_path, "--workers", "2", "--cpus", "3", "--minutes", "4") as cluster:
+        assert cluster.token.stat().st_mode & 0o777 == 0o600
+        assert cpus_of(cluster.address, cluster.variables) == [0, 3, 3]
+        assert cluster.wish("add") == "3 workers"
+        assert cpus_of(cluster.address, cluster.variables) == [0, 3, 3, 3]
+        assert cluster.wish("remove") == "2 workers"
+        wait_until(lambda: cpus_of(cluster.address, cluster.variables) == [0, 3, 3], cluster.program)
+        assert cluster.wish("away").startswith("'away' is not known")
         (tmp_path / "other").write_text("0" * 64)
-        assert nodes_of(address, {**variables, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}) == []
-    finally:
-        program.send_signal(signal.SIGTERM)
-        assert program.wait(60) == 0
-    assert not token.parent.exists()
+        assert cpus_of(cluster.address, {**cluster.variables, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}) == []
+    assert not cluster.token.parent.exists()
     left = subprocess.run(["ps", "-axo", "command="], capture_output=True, text=True, check=True).stdout
-    assert str(token.parent) not in left
+    assert str(cluster.token.parent) not in left
 
 
-def nodes_of(address: str, variables: dict[str, str]) -> list[dict[str, float]]:
-    """The resources of each node, or none where the cluster does not let this program in."""
+def cpus_of(address: str, variables: dict[str, str]) -> list[float]:
+    """The CPUs of each live node, or none where the cluster does not let this program in."""
     code = (
         "import json, ray, sys\n"
         "ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')\n"
-        "print(json.dumps([node['Resources'] for node in ray.nodes()]))\n"
+        "print(json.dumps([node['Resources'].get('CPU', 0) for node in ray.nodes() if node['Alive']]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, address],
@@ -155,5 +145,5 @@ def nodes_of(address: str, variables: dict[str, str]) -> list[dict[str, float]]:
         timeout=120,
         check=False,
     )
-    nodes: list[dict[str, float]] = json.loads(done.stdout) if done.returncode == 0 else []
-    return nodes
+    cpus: list[float] = json.loads(done.stdout) if done.returncode == 0 else []
+    return sorted(cpus)
