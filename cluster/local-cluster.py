@@ -55,8 +55,10 @@ def main() -> None:
         import ray._private.utils
         from ray.cluster_utils import Cluster
 
-        # It would make this the cluster that `--address auto` means, for everybody on this machine.
-        ray._private.utils.write_ray_address = lambda *_: None
+        # By this file its own jobs find it; Ray's usual one would make it the cluster that `--address auto` means for
+        # everybody on this machine.
+        write = ray._private.utils.write_ray_address
+        ray._private.utils.write_ray_address = lambda address: write(address, str(folder))
         common = {
             "object_store_memory": arguments.store_mib * 2**20,
             "temp_dir": str(folder),

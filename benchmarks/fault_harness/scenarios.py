@@ -1,12 +1,14 @@
 """Faults with a name of their own: each happens once, at a moment that is known, and must cost no more than it says."""
 
+import contextlib
 import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from bds.runs.lease import LEASE
 
 from .checks import complaints, sentence_complaints
 from .jobs import ACTORS, Job
@@ -14,7 +16,8 @@ from .trials import Command, Place, Trial, Undisturbed, command, left_on
 
 _OUTAGE_SECONDS = 30.0
 _REFUSED_SECONDS = 120.0
-_DISK = "4m"
+_DISK_BYTES = (1 << 30) + (64 << 20)
+"""A little more than a run asks for at its start."""
 
 Scenario = Callable[[Job, Place, Undisturbed, Path], Trial]
 
@@ -90,7 +93,9 @@ def second_attempt(job: Job, place: Place, before: Undisturbed, folder: Path) ->
     spec, run_dir = job.write(place.organism, folder, place.engine)
     started = time.monotonic()
     with command(job.kind, spec, place) as running:
-        _expect_progress(job, run_dir, running, before, trial)
+        # As early as can be: the second takes as long to start as the first, which has to be alive then.
+        while running.code is None and not (run_dir / LEASE).exists():
+            time.sleep(0.05)
         with command(job.kind, spec, place) as second:
             code = second.wait(_REFUSED_SECONDS)
             if code is None:
@@ -195,10 +200,10 @@ def _judged(
     return trial
 
 
-@contextmanager
+@contextlib.contextmanager
 def _small_disk(folder: Path) -> Iterator[str | None]:
-    """The folder on a disk of a few megabytes; None where this user may not mount one."""
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", str(folder)]
+    """The folder on a small disk; None where this user may not mount one."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     except OSError:
@@ -211,11 +216,9 @@ def _small_disk(folder: Path) -> Iterator[str | None]:
 
 
 def _fill(file: Path) -> None:
-    """Writes until there is no room."""
-    try:
-        with file.open("wb") as ballast:
-            while True:
-                ballast.write(bytes(1 << 12))
-                ballast.flush()
-    except OSError:
-        return
+    """Writes until there is no room, in ever smaller pieces."""
+    with file.open("wb", buffering=0) as ballast:
+        for size in (1 << 22, 1 << 12):
+            with contextlib.suppress(OSError):
+                while ballast.write(bytes(size)) == size:
+                    pass
