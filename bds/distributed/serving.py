@@ -23,6 +23,8 @@ from bds.spec.models import ResourcesSpec
 _START_SECONDS = 1800.0
 """Enough for weights of hundreds of gigabytes from a slow disk."""
 
+_PROXY_SECONDS = 120.0
+
 _STARTS = 3
 _DIED = "ActorDiedError"
 """What Ray calls the end of a replica's process."""
@@ -175,7 +177,8 @@ class Serving:
                 logging_config=_QUIET,
             )
         except Exception as error:  # depending on what is wrong, Ray Serve raises several kinds
-            raise PreflightError(f"Ray Serve cannot start on this cluster: {_last_error(str(error))}") from error
+            if not (proxy and _proxy_comes()):
+                raise PreflightError(f"Ray Serve cannot start on this cluster: {_last_error(str(error))}") from error
         self._ours = True
 
 
@@ -263,6 +266,20 @@ def _expect_free(host: str, port: int) -> None:
             raise PreflightError(
                 f"port {port} of {host} cannot be listened on ({error.strerror}): give another port"
             ) from error
+
+
+def _proxy_comes() -> bool:
+    """Ray Serve kills a proxy that is not up after a few seconds, says so, and goes on to start another one."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ProxyStatus
+
+    deadline = time.monotonic() + _PROXY_SECONDS
+    while time.monotonic() < deadline and _get_global_client(raise_if_no_controller_running=False) is not None:
+        if ProxyStatus.HEALTHY in serve.status().proxies.values():
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _wait_until_up(name: str, plan: EnginePlan) -> None:

@@ -5,10 +5,12 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+import ray
 
 from bds.distributed.serving import Serving, free_port, open_serving
 from bds.errors import PreflightError
@@ -40,8 +42,20 @@ def serving(ray_session: None, port: int) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="module")
-def url(serving: Serving, plan: EnginePlan) -> str:
-    return serving.start(plan)
+def url(serving: Serving, plan: EnginePlan) -> Iterator[str]:
+    """Of a Ray Serve whose first proxy was too slow for it, as on a busy machine."""
+    from ray import serve
+
+    start = serve.start
+
+    def start_slowly(**options: Any) -> None:
+        start(**options)
+        the_descendant("ray::ProxyActor").kill()
+        raise ray.exceptions.RayActorError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serve, "start", start_slowly)
+        yield serving.start(plan)
 
 
 def ask(url: str, name: str) -> Reply:
