@@ -1,7 +1,7 @@
 """Breaks runs on Ray on purpose and checks that nothing is lost, doubled, changed, hung or left over.
 
     python benchmarks/faults.py [--kills 100] [--seed 0] [--kinds audit finetune evaluate study] [--minutes N]
-                                [--kills-a-run 3] [--vllm] [--no-scenarios] [--only FAULT ...] [--out FILE.json]
+                                [--kills-a-run 4] [--vllm] [--no-scenarios] [--only FAULT ...] [--out FILE.json]
 
 Small audits, fine-tunes, evaluations and studies of the tiny aligned model run as `bds` commands. At random moments one
 process gets SIGKILL: a scoring actor, a training worker, a Serve replica, an engine, a study's step, the driver (the
@@ -177,7 +177,8 @@ def work(harness: Harness) -> None:
             for kind, fault in itertools.cycle(turns):
                 if harness.kills >= share or not harness.more:
                     break
-                harness.kill_in(kind, fault, place, options.kills_a_run)
+                most = JOBS[kind].survives.get(fault, options.kills_a_run)
+                harness.kill_in(kind, fault, place, min(most, options.kills_a_run))
     if harness.wanted(WHOLE) and harness.more:
         with harness.place(workers=None) as place:
             for kind in options.kinds:
@@ -230,7 +231,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--kills-a-run", type=int, default=3, help="of one process; a run restarts workers 4 times")
+    parser.add_argument("--kills-a-run", type=int, default=4, help="of one process, where a run survives so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=list(JOBS), default=list(JOBS))
     parser.add_argument("--minutes", type=float, help="begin no further run after this time")

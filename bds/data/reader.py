@@ -2,13 +2,13 @@
 
 import hashlib
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bds.data.files import Record, list_files, read_records
 from bds.data.formats import Format, choose_format, columns_of
 from bds.data.huggingface import is_huggingface
+from bds.data.occurrences import Occurrences
 from bds.data.rows import BadRow, Conversation, Row
 from bds.data.values import canonical_json
 from bds.errors import PreflightError
@@ -54,28 +54,12 @@ def read_rows(data: DataSpec) -> Iterator[Row]:
     records = _records(data)
     first = list(itertools.islice(records, DETECTION_RECORDS))
     form = _open(data, first).format
-    occurrences = _Occurrences()
+    occurrences = Occurrences()
     for index, record in enumerate(itertools.islice(itertools.chain(first, records), data.limit)):
         status, reason, conversation = _convert(record, form)
         content = content_hash(record, conversation)
-        row_id = f"{content}-{occurrences.before(content)}"
+        row_id = f"{content}-{occurrences.before(int(content, 16))}"
         yield Row(index, row_id, record.source, record.line, status, reason, conversation, record.value or {})
-
-
-class _Occurrences:
-    """How often each content came before. Most come once: as numbers in a set they take half of a Counter's memory."""
-
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
-        self._repeats: Counter[int] = Counter()
-
-    def before(self, content: str) -> int:
-        key = int(content, 16)
-        if key not in self._seen:
-            self._seen.add(key)
-            return 0
-        self._repeats[key] += 1
-        return self._repeats[key]
 
 
 def content_hash(record: Record, conversation: Conversation | None) -> str:

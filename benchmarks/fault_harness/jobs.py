@@ -34,8 +34,8 @@ class Job:
     left: Callable[[Path], Left]
     victims: Mapping[str, tuple[str, ...]]
     """Words in the titles of its processes, by what they are called here."""
-    resumes: frozenset[str]
-    """Victims whose death the command itself must survive: it may not end with an error."""
+    survives: Mapping[str, int]
+    """Victims whose death the command itself must survive, and how many in one run at the worst moments."""
 
     def write(self, organism: OrganismPaths, folder: Path, engine: str) -> tuple[Path, Path]:
         """The spec's file and the run directory, in a new folder."""
@@ -184,21 +184,21 @@ def done_in(run_dir: Path) -> Counter[str]:
 JOBS = {
     job.kind: job
     for job in (
-        Job("audit", _audit_spec, _audit_left, {"scoring actor": ("ray::MapWorker",)}, frozenset({"scoring actor"})),
+        Job("audit", _audit_spec, _audit_left, {"scoring actor": ("ray::MapWorker",)}, {"scoring actor": 2}),
         Job(
             "finetune",
             _finetune_spec,
             _finetune_left,
             {"training worker": ("RayTrainWorker",)},
-            frozenset({"training worker"}),
+            {"training worker": 4},
         ),
         Job(
             "evaluate",
             _evaluate_spec,
             _evaluate_left,
             {"Serve replica": ("ray::ServeReplica",), "engine process": ("VLLM::EngineCore",)},
-            frozenset({"Serve replica", "engine process"}),
+            {"Serve replica": 2, "engine process": 2},
         ),
-        Job("study", _study_spec, _study_left, {"step task": ("ray::_run",)}, frozenset()),
+        Job("study", _study_spec, _study_left, {"step task": ("ray::_run",)}, {}),
     )
 }

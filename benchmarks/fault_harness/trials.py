@@ -182,7 +182,7 @@ def disturbed(
             break
         if not killed_now:
             trial.wrong.append(f"it ended with {code} without a kill: {said.strip().splitlines()[-1:]}")
-        elif fault in job.resumes:
+        elif fault in job.survives:
             trial.wrong.append(f"a killed {fault} ended the command with {code}: {said.strip().splitlines()[-1:]}")
         elif fault != DRIVER:
             trial.notes.append(f"ended with {code}: {(said.strip().splitlines() or [''])[-1][:200]}")
