@@ -308,8 +308,12 @@ def start_error(told: str) -> PreflightError:
     ours = _FROM_BDS.search(told)
     if ours is not None:
         return PreflightError(ours[1].strip())
-    kind = ReplicaDiedError if _DIED in told else PreflightError
-    return kind(f"the engine does not start: {_last_error(told)}")
+    if _DIED in told:
+        return ReplicaDiedError(
+            f"the engine's process was killed in each of {_STARTS} starts: a machine short of memory does that; look at "
+            "its log, give engines more memory or fewer at once (serving.replicas), then run the same command again"
+        )
+    return PreflightError(f"the engine does not start: {_last_error(told)}")
 
 
 def tried_again(start: Callable[[], None]) -> None:

@@ -45,6 +45,6 @@ def test_a_replica_that_dies_at_every_start_is_given_up() -> None:
         starts.append(1)
         raise start_error(DEATH)
 
-    with pytest.raises(PreflightError, match="does not start"):
+    with pytest.raises(PreflightError, match="killed in each of 3 starts"):
         tried_again(start)
     assert len(starts) == 3
