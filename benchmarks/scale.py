@@ -1,6 +1,7 @@
-"""What the driver costs: planning many rows, listing many receipts, and feeding many actors, with a scorer that sleeps.
+"""What the driver costs: planning many rows, listing many receipts, driving many workers, with a scorer that sleeps.
 
-    python benchmarks/scale.py [--rows 1000000] [--receipts 1000 4000 16000] [--actors 1 2 4 8 16] [--out FILE.json]
+    python benchmarks/scale.py [--rows 1000000] [--receipts 1000 4000 16000] [--actors 1 2 4 8 16] [--shards 4000]
+                               [--workers 1000] [--out FILE.json]
 
 planned    a JSONL file of so many rows is read, given ids and cut into shards, as an audit does. Memory is that of the
            process above what it had before, after each quarter of the rows: what grows with them shows.
@@ -10,17 +11,26 @@ driven     Ray Data feeds the actors shards that take a fixed time asleep, throu
            shard, score, write the part, write the receipt. Efficiency is the time asleep over actors x wall, from the
            first receipt to the last but for the tail, in which some actors have nothing left. All actors share this
            machine's cores: with more of them the compute that each shard costs adds up, which is told beside it.
+long       Ray Data gives so many shards that take no time to two actors. Seconds of processor a shard, of the driver
+           and of everything that Ray runs beside the actors; the driver's memory after each quarter of the shards.
+crowd      so many threads in place of actors score and commit shards at the pace of real ones, spread over the time
+           that one takes, and the driver does for each receipt what an audit does: its processor time a receipt is what
+           a thousand workers would ask of it, without Ray. The longest wait is that of one receipt for the driver.
 
 The figures are the result; nothing is asserted.
 """
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import json
+import queue
+import random
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +42,18 @@ from bds.data.reader import read_rows
 from bds.distributed.scoring import WorkerPool, score_shards
 from bds.distributed.session import private_cluster
 from bds.runs.directory import RunDirectory
+from bds.runs.events import EventLog
+from bds.runs.execute import try_shard
 from bds.runs.plan import Plan, Shard, write_plan
+from bds.runs.progress import Meter, show_progress
 from bds.runs.receipts import PartFile, Receipt, Worker, part_path, remaining, write_receipt
 from bds.spec.models import DataSpec
 
 ROWS_PER_SHARD = 256
 ASLEEP_SECONDS = 2.0
 SHARDS_PER_ACTOR = 8
+CROWD_SECONDS = 60.0
+"""A short shard of a real audit."""
 PART = bytes(1 << 16)
 """As large as a part of 256 rows with a few anchors."""
 
@@ -113,21 +128,10 @@ def driven(folder: Path, actors: int) -> dict[str, Any]:
     shards = actors * SHARDS_PER_ACTOR
     own = folder / f"driven-{actors}"
     own.mkdir()
-    write_rows(own / "data.jsonl", shards * 16)
-    run = RunDirectory(str(own / "run"))
-    rows = read_rows(DataSpec(path=str(own / "data.jsonl")))
-    plan = write_plan(run, rows, rows_per_shard=16, spec_sha256="", data_format="")
+    run, plan = planned_shards(own, shards)
     ended: list[float] = []
     with private_cluster(cpus=actors):
-        score_shards(
-            run,
-            plan.shards,
-            functools.partial(sleeper, ASLEEP_SECONDS),
-            WorkerPool(actors, 1, 0.0, None),
-            attempt=1,
-            on_receipt=lambda receipt: ended.append(time.perf_counter()),
-            on_failure=lambda failure: print(f"shard {failure.shard} failed: {failure.reason}"),
-        )
+        score(run, plan.shards, ASLEEP_SECONDS, actors, lambda receipt: ended.append(time.perf_counter()))
     # The first round begins when actors are up, the last one ends one by one: between them all have work.
     first, last = ended[actors - 1], ended[-actors] if actors > 1 else ended[-1]
     between = len(ended) - 2 * actors + 1 if actors > 1 else len(ended) - 1
@@ -140,11 +144,128 @@ def driven(folder: Path, actors: int) -> dict[str, Any]:
     }
 
 
+def long(folder: Path, shards: int) -> dict[str, Any]:
+    """What shards cost beside their scoring, and what of it the driver keeps."""
+    own = folder / "long"
+    own.mkdir()
+    run, plan = planned_shards(own, shards)
+    process = psutil.Process()
+    memory: list[int] = []
+    done = 0
+
+    def count(receipt: Receipt) -> None:
+        nonlocal done
+        done += 1
+        if done % max(1, shards // 4) == 0:
+            memory.append(process.memory_info().rss)
+
+    with private_cluster(cpus=2):
+        # What Ray and the actors take to start is not what a shard costs.
+        score(run, plan.shards[:2], 0.0, 2, lambda receipt: None)
+        driver, helpers, began = seconds_of(process), helper_seconds(process), time.perf_counter()
+        before = process.memory_info().rss
+        score(run, plan.shards[2:], 0.0, 2, count)
+        wall = time.perf_counter() - began
+        driver, helpers = seconds_of(process) - driver, helper_seconds(process) - helpers
+    return {
+        "shards": shards,
+        "wall_seconds": round(wall, 1),
+        "driver_milliseconds_a_shard": round(1000 * driver / shards, 2),
+        "ray_milliseconds_a_shard": round(1000 * helpers / shards, 2),
+        "driver_mebibytes_more_after_each_quarter": [round((each - before) / 2**20) for each in memory],
+    }
+
+
+def planned_shards(folder: Path, shards: int) -> tuple[RunDirectory, Plan]:
+    """A run whose shards have a few rows each."""
+    write_rows(folder / "data.jsonl", shards * 4)
+    run = RunDirectory(str(folder / "run"))
+    rows = read_rows(DataSpec(path=str(folder / "data.jsonl")))
+    return run, write_plan(run, rows, rows_per_shard=4, spec_sha256="", data_format="")
+
+
+def score(
+    run: RunDirectory, shards: Sequence[Shard], asleep: float, actors: int, on_receipt: Callable[[Receipt], None]
+) -> None:
+    score_shards(
+        run,
+        shards,
+        functools.partial(sleeper, asleep),
+        WorkerPool(actors, 1, 0.0, None),
+        attempt=1,
+        on_receipt=on_receipt,
+        on_failure=lambda failure: print(f"shard {failure.shard} failed: {failure.reason}"),
+    )
+
+
+def seconds_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def helper_seconds(driver: psutil.Process) -> float:
+    """Processor time of everything below the driver that is no scoring actor."""
+    total = 0.0
+    for process in driver.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "MapWorker" not in " ".join(process.cmdline()):
+                total += seconds_of(process)
+    return total
+
+
+def crowd(folder: Path, workers: int) -> dict[str, Any]:
+    """A thousand workers' receipts as a driver sees them: two shards each, begun at random moments."""
+    own = folder / "crowd"
+    own.mkdir()
+    run, plan = planned_shards(own, 2 * workers)
+    arrived: queue.Queue[tuple[float, Receipt]] = queue.Queue()
+    draw = random.Random(0)
+
+    def work(shards: Sequence[Shard], late: float) -> None:
+        time.sleep(late)
+        for shard in shards:
+            outcome = try_shard(run, shard, functools.partial(sleep_over, CROWD_SECONDS), attempt=1, tries=1)
+            assert isinstance(outcome, Receipt), outcome
+            arrived.put((time.perf_counter(), outcome))
+
+    threads = [
+        threading.Thread(target=work, args=(plan.shards[2 * each : 2 * each + 2], draw.uniform(0, CROWD_SECONDS)))
+        for each in range(workers)
+    ]
+    meter = Meter(shards=len(plan.shards), rows=plan.rows, shards_before=0, rows_before=0)
+    log = EventLog(run, 1)
+    waits, spent = [], 0.0
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    with show_progress(meter) as show:
+        for _ in plan.shards:
+            at, receipt = arrived.get()
+            waits.append(time.perf_counter() - at)
+            before = time.thread_time()
+            meter.add(receipt)
+            show()
+            log.add("shard", {"shard": receipt.shard, "seconds": receipt.seconds, "rows_ok": receipt.rows_ok})
+            spent += time.thread_time() - before
+    wall = time.perf_counter() - began
+    log.close()
+    return {
+        "workers": workers,
+        "shards": len(plan.shards),
+        "wall_seconds": round(wall, 1),
+        "shards_left": len(remaining(plan, run)),
+        "driver_milliseconds_a_receipt": round(1000 * spent / len(plan.shards), 3),
+        "longest_wait_milliseconds": round(1000 * max(waits), 1),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--receipts", type=int, nargs="*", default=[1000, 4000, 16000])
     parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--shards", type=int, default=4000)
+    parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     asked = parser.parse_args(arguments)
     found: dict[str, Any] = {"listed": [], "driven": []}
@@ -158,6 +279,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for actors in asked.actors:
             found["driven"].append(driven(Path(folder), actors))
             print(found["driven"][-1], flush=True)
+        if asked.shards:
+            found["long"] = long(Path(folder), asked.shards)
+            print(found["long"], flush=True)
+        if asked.workers:
+            found["crowd"] = crowd(Path(folder), asked.workers)
+            print(found["crowd"], flush=True)
     write_record(asked.out, {"asleep_seconds": ASLEEP_SECONDS, "rows_per_shard": ROWS_PER_SHARD, **found})
 
 

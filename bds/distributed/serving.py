@@ -138,10 +138,9 @@ class Serving:
         from bds.distributed.preflight import cluster_nodes, plan_pool
 
         gpus = settings.gpus_per_replica
-        if gpus == "auto":
-            gpus = 1.0 if any(node.total.get("GPU", 0) >= 1 for node in cluster_nodes()) else 0.0
-        if settings.tensor_parallel > 1:
-            gpus = float(settings.tensor_parallel)
+        if gpus == "auto" or settings.tensor_parallel > 1:
+            there_are = any(node.total.get("GPU", 0) >= 1 for node in cluster_nodes())
+            gpus = float(settings.tensor_parallel) if there_are else 0.0
         pool = plan_pool(
             ResourcesSpec(
                 actors=settings.replicas,
@@ -310,8 +309,8 @@ def start_error(told: str) -> PreflightError:
         return PreflightError(ours[1].strip())
     if _DIED in told:
         return ReplicaDiedError(
-            f"the engine's process was killed in each of {_STARTS} starts: a machine short of memory does that; look at "
-            "its log, give engines more memory or fewer at once (serving.replicas), then run the same command again"
+            f"the engine's process was killed in each of {_STARTS} starts: a machine short of memory does that; give "
+            "it more, or lower serving.replicas, then run the same command again"
         )
     return PreflightError(f"the engine does not start: {_last_error(told)}")
 
