@@ -105,6 +105,21 @@ def test_all_names_answer_as_transformers_does_whoever_shares_the_batch(
         expect_all_greedy(url, references, tokenizer)
 
 
+@pytest.mark.slow
+def test_an_engine_spread_over_two_processes_answers_as_one(
+    serving: Serving, models: dict[str, ServedModel], references: dict[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Base, adapters and reloaded weights by tensor parallelism, here of two processes without a GPU."""
+    settings = EngineSettings(max_model_len=256, max_loras=3, max_concurrent=16, tensor_parallel=2)
+    (spread,) = engine_plans(list(models.values()), settings)
+    url = serving.start(spread)
+    try:
+        assert len(descendants("VLLM::Worker")) == 2
+        expect_all_greedy(url, references, tokenizer)
+    finally:
+        serving.stop(spread)
+
+
 def test_reloaded_weights_are_the_new_ones_and_the_old_ones_come_back(
     url: str, references: dict[str, Any], tokenizer: PreTrainedTokenizerFast
 ) -> None:
