@@ -6,8 +6,9 @@
 Small audits, fine-tunes, evaluations and studies of the tiny aligned model run as `bds` commands. At random moments one
 process gets SIGKILL: a scoring actor, a training worker, a Serve replica, an engine, a study's step, the driver (the
 same command is then given again), the raylet or every process of a node of a simulated cluster of three, or the raylet
-that the driver itself is connected to. Beside the kills each kind goes through four scenarios: a full disk, bytes
-flipped in what was committed, storage that fails for 30 seconds, and a second attempt started against a live lease.
+that the driver itself is connected to. Beside the kills each kind goes through five scenarios: a full disk, bytes
+flipped in what was committed, storage that fails for 30 seconds, a second attempt started against a live lease, and
+Ctrl-C at five moments of one run.
 
 After each run: no lost row, no doubled row, the tables and weights of an undisturbed run to the byte (answers by greedy
 decoding), nothing finished twice, no more begun again than the faults explain, no process left, no hung run, no
@@ -34,7 +35,7 @@ import polars as pl
 import psutil
 from fault_harness.cluster import simulated_cluster
 from fault_harness.jobs import JOBS
-from fault_harness.scenarios import SCENARIOS, Scenario
+from fault_harness.scenarios import ON_A_PRIVATE_RAY, SCENARIOS, Scenario
 from fault_harness.trials import DRIVER, NODE, RAYLET, WHOLE, Place, Trial, Undisturbed, disturbed, undisturbed
 from tiny_model import RESULTS, ROOT, write_record
 
@@ -179,10 +180,13 @@ def work(harness: Harness) -> None:
                     break
                 most = JOBS[kind].survives.get(fault, options.kills_a_run)
                 harness.kill_in(kind, fault, place, min(most, options.kills_a_run))
-    if harness.wanted(WHOLE) and harness.more:
+    private = [] if options.no_scenarios else [each for each in ON_A_PRIVATE_RAY if harness.wanted(each.__name__)]
+    if private or (harness.wanted(WHOLE) and harness.more):
         with harness.place(workers=None) as place:
             for kind in options.kinds:
-                if harness.more:
+                for scenario in private:
+                    harness.scenario(kind, scenario, place)
+                if harness.wanted(WHOLE) and harness.more:
                     harness.kill_in(kind, WHOLE, place, 1)
     nodes = [fault for fault in (RAYLET, NODE) if harness.wanted(fault)]
     if nodes and harness.more:
@@ -237,7 +241,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="begin no further run after this time")
     parser.add_argument("--vllm", action="store_true", help="evaluate with vLLM, which must be installed")
     parser.add_argument("--no-scenarios", action="store_true", help="kills alone")
-    scenarios = [scenario.__name__ for scenario in SCENARIOS]
+    scenarios = [scenario.__name__ for scenario in (*SCENARIOS, *ON_A_PRIVATE_RAY)]
     parser.add_argument("--only", nargs="+", choices=[*sorted(_KILLED), *scenarios], metavar="FAULT")
     parser.add_argument("--keep", type=Path, help="keep the run directories of runs that went wrong here")
     parser.add_argument("--out", type=Path, default=RESULTS / "faults.json")

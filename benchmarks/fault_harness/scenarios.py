@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bds.cli_errors import INTERRUPTED
 from bds.runs.lease import LEASE
 
 from .checks import complaints, sentence_complaints
@@ -16,6 +17,9 @@ from .trials import Command, Place, Trial, Undisturbed, command, left_on
 
 _OUTAGE_SECONDS = 30.0
 _REFUSED_SECONDS = 120.0
+_INTERRUPTS = 5
+_FIRST_SECONDS = 0.5
+_OUT_SECONDS = 5.0
 _DISK_BYTES = (1 << 30) + (64 << 20)
 """A little more than a run asks for at its start."""
 
@@ -112,7 +116,41 @@ def second_attempt(job: Job, place: Place, before: Undisturbed, folder: Path) ->
     return _judged(job, before, run_dir, trial, lost_work=0)
 
 
+def interrupted(job: Job, place: Place, before: Undisturbed, folder: Path) -> Trial:
+    """Ctrl-C, from the first second to the last: out within seconds, with the way to go on; then it goes on."""
+    trial = Trial(job.kind, "Ctrl-C")
+    spec, run_dir = job.write(place.organism, folder, place.engine)
+    draw = random.Random(folder.name)
+    moments = [_FIRST_SECONDS, *(draw.uniform(_FIRST_SECONDS, before.seconds) for _ in range(_INTERRUPTS - 1))]
+    took = []
+    for moment in moments:
+        with command(job.kind, spec, place) as running:
+            if running.wait(moment) is not None:
+                break
+            asked = time.monotonic()
+            running.interrupt()
+            code = running.wait(60)
+            took.append(time.monotonic() - asked)
+            trial.kills += 1
+            trial.commands += 1
+            if code != INTERRUPTED:
+                trial.wrong.append(f"after {moment:.0f} s it ended with {code}: {running.said[-300:]}")
+            elif "Traceback (most recent call last)" in running.said:
+                trial.wrong.append(f"after {moment:.0f} s it ended with a traceback: {running.said[-300:]}")
+            elif (run_dir / LEASE).exists() and "go on with: bds" not in running.said.splitlines()[-1]:
+                trial.wrong.append(f"after {moment:.0f} s its last line has no way to go on: {running.said[-300:]}")
+            if over := running.family.leftovers():
+                trial.wrong.append(f"{len(over)} processes were left over, for example {over[0]}")
+    trial.notes.append(f"out after {', '.join(f'{seconds:.1f}' for seconds in took)} s")
+    if max(took, default=0.0) > _OUT_SECONDS:
+        trial.wrong.append(f"it took more than {_OUT_SECONDS:g} s to end")
+    return _again(job, place, before, spec, run_dir, trial)
+
+
 SCENARIOS: tuple[Scenario, ...] = (second_attempt, flipped_bytes, full_disk, failing_storage)
+
+ON_A_PRIVATE_RAY: tuple[Scenario, ...] = (interrupted,)
+"""Where the command has a Ray to end, too."""
 
 _COMMITTED: dict[str, tuple[tuple[str, ...], ...]] = {
     "audit": (("stages/score/components/*.parquet",), ("stages/score/receipts/*.json",)),

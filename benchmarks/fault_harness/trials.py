@@ -1,12 +1,14 @@
 """One run, disturbed: the command, kills at random moments, the same command again, and what is wrong afterwards."""
 
+import contextlib
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +84,8 @@ class Command:
                 stdout=subprocess.DEVNULL,
                 stderr=said,
                 env=environment,
+                # What a terminal's Ctrl-C reaches: the command and all it started that has not left its group.
+                start_new_session=True,
             )
 
     @property
@@ -92,6 +96,11 @@ class Command:
     def code(self) -> int | None:
         return self.process.poll()
 
+    def interrupt(self) -> None:
+        """As Ctrl-C does in a terminal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGINT)
+
     def wait(self, seconds: float) -> int | None:
         """Its exit code; None where it has not ended in time."""
         try:
@@ -100,7 +109,7 @@ class Command:
             return None
 
 
-@contextmanager
+@contextlib.contextmanager
 def command(kind: str, spec: Path, place: Place, options: Sequence[str] = ()) -> Iterator[Command]:
     """Whatever happens in the block, nothing of the command is left after it."""
     started = Command(kind, spec, place, options)

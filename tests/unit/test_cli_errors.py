@@ -88,8 +88,9 @@ def test_the_signal_handler_is_put_back() -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_real_signal(number: signal.Signals, code: int, tmp_path: Path) -> None:
     script = (
-        "import pathlib, sys, time\n"
-        "import bds.cli\n"
+        "import atexit, pathlib, sys, time\n"
+        "import bds.__main__, bds.cli\n"
+        "atexit.register(print, 'torn down')\n"
         "@bds.cli.app.command()\n"
         "def wait():\n"
         f"    pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
@@ -97,7 +98,8 @@ def test_a_real_signal(number: signal.Signals, code: int, tmp_path: Path) -> Non
         "        time.sleep(60)\n"
         "    finally:\n"
         "        print('released')\n"
-        "sys.exit(bds.cli.main(['wait']))\n"
+        "sys.argv[1:] = ['wait']\n"
+        "bds.__main__.run()\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -110,6 +112,21 @@ def test_a_real_signal(number: signal.Signals, code: int, tmp_path: Path) -> Non
     assert process.returncode == code
     assert out == "released\n"
     assert err.endswith("go on with: bds wait\n")
+
+
+def test_an_interrupt_before_the_command_line_is_loaded_has_its_exit_code_and_no_traceback() -> None:
+    script = (
+        "import sys\n"
+        "import bds.__main__\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'bds.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "bds.__main__.run()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize(
