@@ -10,7 +10,7 @@ import psutil
 
 _MARK = "BDS_FAULT_FAMILY"
 
-_LEAVE_SECONDS = 30.0
+_LEAVE_SECONDS = 60.0
 """Ray's processes notice the death of their head by themselves, on a busy machine after many seconds."""
 
 
