@@ -14,6 +14,7 @@ from typing import Literal
 
 from bds.errors import PreflightError
 from bds.runs.directory import RunDirectory
+from bds.runs.machine import main_memory
 
 DISTRIBUTION = "benign-data-safety"
 
@@ -147,10 +148,9 @@ def _gpus() -> Finding:
 
 def _memory() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return Finding("cpu and memory", "ok", f"{cores} cores")
-    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return Finding("cpu and memory", "ok", f"{cores} cores, {gib:.1f} GiB")
+    memory = main_memory()
+    shown = "" if memory is None else f", {memory / 2**30:.1f} GiB"
+    return Finding("cpu and memory", "ok", f"{cores} cores{shown}")
 
 
 def _temporary_folder() -> Finding:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 COLLECTION = "collection.json"
+BATCHES = "batches.json"
+"""The token budget of the run's batches. It is fixed once, because another one changes the last bits of a result."""
 
 
 def read_spec(run: RunDirectory) -> AuditSpec:
@@ -53,6 +55,23 @@ def read_collection(run: RunDirectory) -> Collection:
         raise PreflightError(
             f"the run in {run.uri} was begun by another version of bds: start a new run with --fresh"
         ) from error
+
+
+def write_token_budget(run: RunDirectory, budget: int) -> None:
+    run.write_json(BATCHES, {"token_budget": budget})
+
+
+def read_token_budget(run: RunDirectory) -> int | None:
+    """What the run's batches hold since its first model loaded; None before that."""
+    try:
+        budget: int = run.read_json(BATCHES)["token_budget"]
+    except FileNotFoundError:
+        return None
+    return budget
+
+
+def _token_budget(run: RunDirectory, spec: AuditSpec) -> int:
+    return read_token_budget(run) or spec.score.token_budget
 
 
 def decoder_blocks(spec: AuditSpec) -> int:
@@ -114,7 +133,7 @@ def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
         first_answer_tokens=spec.anchors.first_answer_tokens,
     )
     anchors = {name: load_anchor_set(entry.path, name) for name, entry in spec.anchors.sets.items()}
-    reference = prepare_reference(engine, tokenize, anchors, roles_of(spec), plan, spec.score.token_budget)
+    reference = prepare_reference(engine, tokenize, anchors, roles_of(spec), plan, _token_budget(run, spec))
     if reference.compliance_layer is not None:
         facts["layer_choices"].append(
             {
@@ -153,7 +172,7 @@ def load_scorer(run_uri: str, path: str) -> TableScorer:
         from_bytes(run.read_bytes(path)),
         gradients=collection.gradients,
         hidden_layers=collection.hidden_layers,
-        token_budget=spec.score.token_budget,
+        token_budget=_token_budget(run, spec),
     )
     return TableScorer(scorer)
 
