@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +16,13 @@ from bds.distributed.preflight import hosts_with_room
 from bds.distributed.scoring import WorkerPool
 from bds.errors import PreflightError
 from bds.runs.directory import RunDirectory
-from bds.runs.machine import smallest_gpu
+from bds.runs.machine import disk_complaint, free_bytes, smallest_gpu
 from bds.runs.messages import first_line
 from bds.spec.named_paths import HubName
 from bds.spec.paths import is_uri
 
 _LOOK_SECONDS = 120.0
 _NONCE = "preflight.txt"
-_LEAST_FREE_BYTES = 1 << 30
 _GIB = 1 << 30
 
 _SAME_EVERYWHERE = ("benign-data-safety", "torch", "transformers", "peft", "ray")
@@ -96,12 +94,11 @@ def look(run: RunDirectory, paths: Sequence[str], hub: Sequence[HubName] = (), *
         nonce = run.read_bytes(_NONCE).decode()
     except FileNotFoundError:
         nonce = ""
-    folder = run.local_path("")
     return Look(
         nonce=nonce,
         missing=tuple(path for path in paths if not os.path.exists(path)),
         versions=_versions(),
-        free_bytes=shutil.disk_usage(folder).free if folder is not None and folder.exists() else None,
+        free_bytes=free_bytes(run),
         gpu_bytes=smallest_gpu() if gpus else None,
         hub={name.field: why for name in hub if (why := hub_complaint(name)) is not None},
     )
@@ -133,11 +130,9 @@ def complaint(
                 f"it has {name} {other or 'not at all'} and the driver has {version}; give all nodes the same image or "
                 "environment"
             )
-    if seen.free_bytes is not None and seen.free_bytes < _LEAST_FREE_BYTES:
-        return (
-            f"{seen.free_bytes / _GIB:.2f} GiB are free on the disk of {run.uri}, less than "
-            f"{_LEAST_FREE_BYTES / _GIB:g}; free some space or give another run.dir"
-        )
+    full = disk_complaint(run, seen.free_bytes)
+    if full is not None:
+        return full
     if gpu_bytes is not None and seen.gpu_bytes is not None and seen.gpu_bytes < gpu_bytes:
         return (
             f"its GPU has {seen.gpu_bytes / _GIB:.1f} GiB of memory and a worker takes at least "

@@ -98,7 +98,7 @@ class RayWorkers:
         self._pool = plan_pool(spec.resources, shards=max(1, shards), memory_needed=needed, say=report)
         looks = check_nodes(run, self._pool, inputs=_inputs(spec), hub=hub_names(spec))
         if model is not None and on_gpu:
-            room = _gpu_room(looks, self._pool.gpus)
+            room = gpu_room(looks, self._pool.gpus)
             settled = _estimated(lambda: settle(run, spec, model, room, report), report)
         _record(run, spec, settled)
         gpus = f", {self._pool.gpus:g} GPU" if self._pool.gpus else ""
@@ -186,7 +186,7 @@ def _main_memory_room(spec: AuditSpec, nodes: "Sequence[Node]") -> Room | None:
     return None if largest is None else Room(int(largest.total.get("memory", 0.0)), f"node {largest.host}")
 
 
-def _gpu_room(looks: "Mapping[str, Look]", gpus: float) -> Room | None:
+def gpu_room(looks: "Mapping[str, Look]", gpus: float) -> Room | None:
     """Of the smallest GPU among the nodes: every actor of a run plans the same batches."""
     sizes = {host: look.gpu_bytes for host, look in looks.items() if look.gpu_bytes is not None}
     if not sizes:

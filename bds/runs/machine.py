@@ -1,7 +1,13 @@
 """What this machine has."""
 
 import os
+import shutil
 from pathlib import Path
+
+from bds.runs.directory import RunDirectory
+
+LEAST_FREE_BYTES = 1 << 30
+"""On the disk of a run directory."""
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Of the container that this process is in, where it is in one."""
@@ -25,3 +31,19 @@ def smallest_gpu() -> int | None:
     if not torch.cuda.is_available():
         return None
     return min(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+
+
+def free_bytes(run: RunDirectory) -> int | None:
+    """On the disk of the run directory, which is there; None on an object store."""
+    folder = run.local_path("")
+    return shutil.disk_usage(folder).free if folder is not None and folder.exists() else None
+
+
+def disk_complaint(run: RunDirectory, free: int | None) -> str | None:
+    """What is wrong with so much free space, with the way out; None where nothing is."""
+    if free is None or free >= LEAST_FREE_BYTES:
+        return None
+    return (
+        f"{free / (1 << 30):.2f} GiB are free on the disk of {run.uri}, less than {LEAST_FREE_BYTES / (1 << 30):g}; "
+        "free some space or give another run.dir"
+    )

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -82,30 +81,31 @@ class LiveBytes(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-class FusedAttention(TorchFunctionMode):
+@contextmanager
+def fused_attention(device: str) -> Iterator[None]:
     """Attention as fused kernels keep it: queries, keys, values and output, and one float32 for every row of scores.
+
+    Put in the place of torch's own, because a mode would not be asked for what checkpointing computes again.
 
     Args:
         device: where the pass is to run. On a GPU, float32 has no fused kernel for heads that share keys: torch then
             keeps the scores.
     """
 
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self._device = device
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is not functional.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        query, key, value = args[:3]
+    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
         shared = key.shape[1] != query.shape[1]
-        if self._device == "cuda" and shared and query.dtype == torch.float32:
+        if device == "cuda" and shared and query.dtype == torch.float32:
             groups = query.shape[1] // key.shape[1]
             scores = query @ key.repeat_interleave(groups, 1).mT
             return scores.softmax(-1) @ value.repeat_interleave(groups, 1)
         return _Fused.apply(query, key, value)
+
+    own = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = own
 
 
 class _Fused(torch.autograd.Function):
@@ -137,7 +137,7 @@ def dry_run(device: str, *, positions: int, experts: int = 1) -> Iterator[LiveBy
     Raises UnknownMemoryError for whatever in them needs numbers; errors of bds come through.
     """
     try:
-        with FusedAttention(device), LiveBytes(positions=positions, experts=experts) as alive:
+        with fused_attention(device), LiveBytes(positions=positions, experts=experts) as alive:
             yield alive
     except BdsError:
         raise

@@ -82,8 +82,8 @@ class ScoringMemory:
         """`12.3 GiB: weights 8.0, anchors 1.1, activations of 8,192 tokens 3.0, workspace 0.2`, and the pass that takes
         more than scoring, if one does."""
         text = (
-            f"{_gib(self.total)} GiB: weights {_gib(self.weights)}, anchors {_gib(self.anchors)}, activations of "
-            f"{self.token_budget:,} tokens {_gib(self.activations)}, workspace {_gib(self.workspace)}"
+            f"{gib(self.total)} GiB: weights {gib(self.weights)}, anchors {gib(self.anchors)}, activations of "
+            f"{self.token_budget:,} tokens {gib(self.activations)}, workspace {gib(self.workspace)}"
         )
         others = {
             "preparing the anchors in float32": self.preparing,
@@ -91,10 +91,11 @@ class ScoringMemory:
             "writing the anchors' file": self.storing,
         }
         name = max(others, key=lambda each: others[each])
-        return text if others[name] <= self.scoring else f"{text}; {name} takes {_gib(others[name])}"
+        return text if others[name] <= self.scoring else f"{text}; {name} takes {gib(others[name])}"
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """A size in GiB, short: `12.3`, and `0.045` below one."""
     if size == 0:
         return "0"
     return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.3f}"
@@ -326,7 +327,7 @@ def fit(model: MemoryModel, spec: AuditSpec, room: Room) -> ScoringMemory:
     if found.total <= room.size:
         return found
     raise PreflightError(
-        f"{room.where} has {_gib(room.size)} GiB for an actor, which takes {found.describe()}; {_way_out(spec)}"
+        f"{room.where} has {gib(room.size)} GiB for an actor, which takes {found.describe()}; {_way_out(spec)}"
     )
 
 
@@ -336,7 +337,7 @@ def fit_again(model: MemoryModel, budget: int, room: Room) -> ScoringMemory:
     if found.total <= room.size:
         return found
     raise PreflightError(
-        f"{room.where} has {_gib(room.size)} GiB for an actor, and the run began with batches for which an actor takes "
+        f"{room.where} has {gib(room.size)} GiB for an actor, and the run began with batches for which an actor takes "
         f"{found.describe()}; resume it on a machine with more memory, or give --fresh to start anew with smaller "
         "batches"
     )
@@ -348,7 +349,7 @@ def lowered(found: ScoringMemory, spec: AuditSpec, room: Room) -> str | None:
         return None
     return (
         f"batches hold {found.token_budget:,} padded tokens instead of score.token_budget {spec.score.token_budget:,}, "
-        f"because {room.where} has {_gib(room.size)} GiB for an actor, which then takes {found.describe()}"
+        f"because {room.where} has {gib(room.size)} GiB for an actor, which then takes {found.describe()}"
     )
 
 

@@ -22,7 +22,8 @@ from bds.scoring.gradients.engine import PerSampleGradients
 from bds.scoring.gradients.scope import parameter_scope
 from bds.scoring.layers import choose_larf_layer
 from bds.scoring.loading import load_configuration, load_model, load_tokenizer
-from bds.scoring.passes import roles_of
+from bds.scoring.memory import MemoryModel, anchor_tokens
+from bds.scoring.passes import plan_passes, roles_of
 from bds.scoring.reference import ReferencePlan, from_bytes, prepare_reference, to_bytes
 from bds.scoring.shard import ShardScorer
 from bds.scoring.token_shares import token_shares
@@ -82,6 +83,18 @@ def conversation_tokenizer(spec: AuditSpec) -> ConversationTokenizer:
     return ConversationTokenizer(
         load_tokenizer(spec.model), spec.tokens.template, spec.tokens.supervise, spec.tokens.max_tokens
     )
+
+
+def memory_model(spec: AuditSpec, device: str) -> MemoryModel:
+    """What an audit would take on cpu or cuda if it began now.
+
+    Raises:
+        SpecError, PreflightError: the model's configuration, its tokenizer or the anchors cannot be used.
+        UnknownMemoryError: the model's passes cannot be run dry.
+    """
+    anchors = {name: load_anchor_set(entry.path, name) for name, entry in spec.anchors.sets.items()}
+    tokens = anchor_tokens(conversation_tokenizer(spec), anchors, spec.anchors.first_answer_tokens)
+    return MemoryModel(spec, plan_passes(spec, decoder_blocks(spec)).collection, tokens, device)
 
 
 def load_engine(spec: AuditSpec, collection: Collection) -> PerSampleGradients:

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 CLI = {
     *("cli", "cli_errors", "api", "demo", "listing", "doctor", "comparing", "__main__"),
-    *("planning", "planning_evaluate", "planning_finetune", "planning_moderate"),
+    *("planning", "planning_evaluate", "planning_finetune", "planning_memory", "planning_moderate"),
     *("planning_study", "planning_study_work", "planning_study_time"),
     *("running", "resuming", "submitting", "status", "status_progress", "run_listing", "watching"),
 }

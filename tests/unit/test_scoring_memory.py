@@ -16,7 +16,7 @@ import bds.scoring.memory as memory_module
 import bds.scoring.reference as reference_module
 from bds.errors import PreflightError
 from bds.scoring.collection import Collection
-from bds.scoring.dry_run import FusedAttention, LiveBytes, UnknownMemoryError, dry_run
+from bds.scoring.dry_run import LiveBytes, UnknownMemoryError, dry_run, fused_attention
 from bds.scoring.gradients.anchors import AnchorDots
 from bds.scoring.gradients.engine import PerSampleGradients, make_batch
 from bds.scoring.gradients.queries import NormsAndDirectionDots, Query, Together, with_expert_views
@@ -253,7 +253,7 @@ def test_on_a_gpu_shared_heads_in_float32_keep_their_scores(dtype: torch.dtype, 
     query = torch.empty(2, 8, 256, 16, dtype=dtype, device="meta", requires_grad=True)
     key = torch.empty(2, heads, 256, 16, dtype=dtype, device="meta", requires_grad=True)
     scores = 2 * 8 * 256 * 256 * 4
-    with FusedAttention("cuda"), LiveBytes(positions=1) as alive:
+    with fused_attention("cuda"), LiveBytes(positions=1) as alive:
         output = torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=heads < 8)
         assert output.shape == query.shape
         assert (alive.now >= scores) == bool(kept)
