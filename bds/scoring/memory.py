@@ -161,8 +161,9 @@ class MemoryModel:
         )
 
     def main(self) -> int:
-        """Main memory that an actor on a GPU takes: the weights while they load, then the anchors' file."""
-        return max(self._weights, 3 * self._reference()[2] * torch.float32.itemsize)
+        """Main memory that an actor on a GPU takes: the weights while they load, then the anchors' file as bytes and as
+        tensors. Only the one task that writes that file takes it three times, when no other actor is up."""
+        return max(self._weights, 2 * self._reference()[2] * torch.float32.itemsize)
 
     @property
     def _weights(self) -> int:

@@ -125,9 +125,7 @@ def test_an_input_that_is_gone_everywhere_is_not_blamed_on_a_node(ray_session: N
 def test_every_node_must_have_the_model_of_the_hub_or_reach_it(ray_session: None, tmp_path: Path) -> None:
     run, pool = RunDirectory(str(tmp_path / "run")), WorkerPool(1, 1, 0.0, None)
     name = HubName("model.path", "not//a/name", "model", None)
-    with pytest.raises(
-        PreflightError, match=r"^node .*: field model\.path: 'not//a/name' is no folder here"
-    ):
+    with pytest.raises(PreflightError, match=r"^node .*: field model\.path: 'not//a/name' is no folder here"):
         check_nodes(run, pool, hub=[name])
     (seen,) = check_nodes(run, pool).values()
     assert (seen.hub, seen.gpu_bytes) == ({}, None)
