@@ -90,11 +90,13 @@ class RayWorkers:
         nodes = cluster_nodes()
         on_gpu = gpus_per_actor(spec.resources, nodes) > 0
         model = _estimated(lambda: memory("cuda" if on_gpu else "cpu"), report)
-        settled = None
-        if model is not None and not on_gpu:
+        settled = needed = None
+        if model is not None and on_gpu:
+            needed = _estimated(model.main, report)
+        elif model is not None:
             room = _main_memory_room(spec, nodes)
             settled = _estimated(lambda: settle(run, spec, model, room, report), report)
-        needed = settled.total if settled is not None else model.main() if model is not None and on_gpu else None
+            needed = None if settled is None else settled.total
         self._pool = plan_pool(spec.resources, shards=max(1, shards), memory_needed=needed, say=report)
         looks = check_nodes(run, self._pool, inputs=_inputs(spec), hub=hub_names(spec))
         if model is not None and on_gpu:
