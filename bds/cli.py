@@ -341,6 +341,7 @@ def submit(
     spec: Annotated[str, typer.Argument(metavar="SPEC.yaml", help="A spec of any kind.")],
     run_dir: Annotated[str | None, typer.Option(metavar="R", help="Instead of the spec's run directory.")] = None,
     address: JobsAddress = None,
+    wait_for_resources: Wait = None,
     settings: Settings = None,
     wait: WaitForEnd = False,
     kuberay: Annotated[bool, typer.Option("--kuberay", help="Print a RayJob for KubeRay instead.")] = False,
@@ -352,10 +353,14 @@ def submit(
     Uploads the spec and the small files it names, and says which; data and models stay where they are. Submitted again,
     it goes on where it stopped.
     """
+    from bds.spec.document import dotted
     from bds.spec.load import load_any_spec
+    from bds.spec.options import waiting_override
     from bds.submitting import prepared, printed
 
     overrides = [*(settings or ()), *([] if run_dir is None else [f"run.dir={run_dir}"])]
+    # As text, because a printed script gives them to the command that it runs.
+    overrides += [f"{dotted(each.path)}={each.value}" for each in waiting_override(wait_for_resources)]
     requested = load_any_spec(spec, overrides)
     bundle = prepared(requested, say=say)
     if kuberay or slurm:
@@ -460,6 +465,9 @@ def plan(
     run_dir: RunDir = None,
     limit: Limit = None,
     settings: Settings = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also what an actor or a worker takes, from the model's configuration.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a spec would do.
@@ -475,6 +483,11 @@ def plan(
     requested = spec_from_options(overrides) if spec is None else load_any_spec(spec, overrides)
     notes = check_any_spec(requested, may_lack_files=True)
     planned, text = _plan(requested)
+    if memory:
+        from bds.planning_memory import memory_text, plan_memory
+
+        planned["memory"] = plan_memory(requested)
+        text = f"{text}\n{memory_text(planned['memory'])}"
     _show({**planned, "notes": notes}, "\n".join([text, *notes]), as_json=as_json)
 
 
@@ -606,16 +619,27 @@ def organism(
 
 @app.command()
 def doctor(
+    spec: Annotated[
+        str | None, typer.Argument(metavar="[SPEC.yaml]", help="A spec of any kind: can this machine run it?")
+    ] = None,
     run_dir: Annotated[str | None, typer.Option(metavar="R", help="Test writing to this run directory.")] = None,
+    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine has and lacks.
 
-    Versions against the tested ranges, GPUs, memory, storage, credentials.
+    Versions against the tested ranges, GPUs, memory, storage, credentials; of a spec also its inputs, its disk, its
+    models on the hub, and the memory that an actor takes with the batches that fit.
     """
-    from bds.doctor import doctor_text, examine, required_but_missing
+    from bds.doctor import doctor_text, examine, examine_spec, required_but_missing, run_dir_of
 
-    findings = examine(run_dir)
+    if spec is None:
+        findings = examine(run_dir)
+    else:
+        from bds.spec.load import load_any_spec
+
+        requested = load_any_spec(spec, settings or ())
+        findings = [*examine(run_dir or run_dir_of(requested)), *examine_spec(requested)]
     _show([vars(finding) for finding in findings], doctor_text(findings), as_json=as_json)
     required_but_missing(findings)
 

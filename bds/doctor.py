@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-from bds.errors import PreflightError
+from bds.errors import BdsError, PreflightError
 from bds.runs.directory import RunDirectory
+from bds.runs.machine import disk_complaint, free_bytes, main_memory
+from bds.spec.finetune import FinetuneSpec
+from bds.spec.identity import AnySpec
+from bds.spec.models import AuditSpec
 
 DISTRIBUTION = "benign-data-safety"
 
@@ -36,6 +40,92 @@ def examine(run_dir: str | None = None) -> list[Finding]:
     if run_dir is not None:
         findings.append(check_storage(run_dir))
     return findings
+
+
+def examine_spec(spec: AnySpec) -> list[Finding]:
+    """What a run of the spec looks at before it begins, as far as this machine goes: inputs, the disk, the hub, memory.
+
+    Models and anchors are looked at even where data is not here: on a cluster it may be elsewhere.
+    """
+    findings = [_inputs(spec), _disk(run_dir_of(spec)), *_hub(spec)]
+    if any(finding.verdict == "missing" for finding in findings):
+        return findings
+    match spec.kind:
+        case "audit":
+            findings.append(_scoring_memory(spec))
+        case "finetune":
+            findings.append(_training_memory(spec))
+    return findings
+
+
+def run_dir_of(spec: AnySpec) -> str:
+    return spec.run_dir if spec.kind == "moderate" else spec.run.dir
+
+
+def _inputs(spec: AnySpec) -> Finding:
+    from bds.submitting import check_any_spec
+
+    try:
+        notes = check_any_spec(spec)
+    except BdsError as error:
+        return Finding("inputs", "missing", str(error))
+    return Finding("inputs", "note" if notes else "ok", "; ".join(notes) or "every file and folder of the spec is here")
+
+
+def _disk(run_dir: str) -> Finding:
+    run = RunDirectory(run_dir)
+    free = free_bytes(run)
+    told = disk_complaint(run, free)
+    if told is not None:
+        return Finding("disk", "missing", told)
+    shown = "no limit is known" if free is None else f"{free / 2**30:.1f} GiB are free"
+    return Finding("disk", "ok", f"{shown} for {run_dir}")
+
+
+def _hub(spec: AnySpec) -> Iterator[Finding]:
+    from bds.checks_hub import hub_complaint, in_cache
+    from bds.spec.named_paths import hub_names
+
+    for name in hub_names(spec):
+        told = hub_complaint(name)
+        if told is not None:
+            yield Finding(name.name, "missing", f"field {name.field}: {told}")
+        else:
+            yield Finding(name.name, "ok", "in the cache" if in_cache(name) else "can be downloaded")
+
+
+def _scoring_memory(spec: AuditSpec) -> Finding:
+    from bds.distributed.workers import room_here
+    from bds.scoring.dry_run import UnknownMemoryError
+    from bds.scoring.memory import fit, lowered
+    from bds.scoring.stages import memory_model
+
+    subject = "memory of an actor"
+    device, room = room_here()
+    try:
+        model = memory_model(spec, device)
+        found = model.at(spec.score.token_budget) if room is None else fit(model, spec, room)
+    except BdsError as error:
+        return Finding(subject, "missing", str(error))
+    except UnknownMemoryError as error:
+        return Finding(subject, "note", f"cannot be said of this model ({error})")
+    told = None if room is None else lowered(found, spec, room)
+    return Finding(subject, "ok", found.describe()) if told is None else Finding(subject, "note", told)
+
+
+def _training_memory(spec: FinetuneSpec) -> Finding:
+    from bds.distributed.workers import room_here
+    from bds.training.memory import memory_of_finetune, too_little
+
+    device, room = room_here()
+    try:
+        needed = memory_of_finetune(spec, device)
+    except BdsError as error:
+        return Finding("memory of a worker", "missing", str(error))
+    if needed is None:
+        return Finding("memory of a worker", "note", "cannot be said of these models")
+    told = None if room is None else too_little(needed, room)
+    return Finding("memory of a worker", "ok" if told is None else "missing", told or needed.describe())
 
 
 def doctor_text(findings: Sequence[Finding]) -> str:
@@ -147,10 +237,9 @@ def _gpus() -> Finding:
 
 def _memory() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return Finding("cpu and memory", "ok", f"{cores} cores")
-    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return Finding("cpu and memory", "ok", f"{cores} cores, {gib:.1f} GiB")
+    memory = main_memory()
+    shown = "" if memory is None else f", {memory / 2**30:.1f} GiB"
+    return Finding("cpu and memory", "ok", f"{cores} cores{shown}")
 
 
 def _temporary_folder() -> Finding:

@@ -4,8 +4,8 @@ import os
 from typing import Any
 
 from bds.errors import PreflightError
+from bds.spec.paths import HUB_PREFIX
 
-HUB_PREFIX = "hf://"
 _SAVED_MARKERS = ("state.json", "dataset_dict.json")
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import polars as pl
 
+from bds.checks_hub import check_hub
 from bds.data.anchors import AnchorSample, check_anchor_sets, load_anchor_set
 from bds.data.files import fingerprint
 from bds.data.reader import Dataset, open_dataset, read_rows
 from bds.data.rows import SCORED_STATUSES
-from bds.data.tokens import check_template
+from bds.data.tokens import ConversationTokenizer, check_template
 from bds.distributed.outcome import exit_error
 from bds.distributed.results import TOKEN_SHARES, delete_results, write_results
 from bds.distributed.workers import Workers, open_workers
@@ -38,6 +39,7 @@ from bds.scoring.checks import check_detectors, check_selections
 from bds.scoring.collection import Collection
 from bds.scoring.learned_weights import LearnedWeights, cautions, weights_of
 from bds.scoring.loading import load_configuration, load_tokenizer
+from bds.scoring.memory import AnchorTokens, MemoryModel, anchor_tokens
 from bds.scoring.passes import Passes, plan_passes, roles_of
 from bds.scoring.stages import (
     decoder_blocks,
@@ -45,6 +47,7 @@ from bds.scoring.stages import (
     prepare_anchors,
     read_collection,
     read_spec,
+    read_token_budget,
     write_collection,
 )
 from bds.spec.identity import components_diff, components_hash, spec_diff, spec_hash
@@ -94,6 +97,7 @@ def run_audit(
         BdsError: the run failed.
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
+    check_hub(spec)
     run = RunDirectory(spec.run.dir)
     with open_attempt(run, command, fresh=fresh) as attempt:
         expect_kind(run, "audit", "the audit")
@@ -101,12 +105,19 @@ def run_audit(
         prepared = _prepare(spec, run, report)
         attempt.begin(report)
         # A cluster is there for the model's work; where none is left, nothing need wait for its resources.
-        local = local or not _needs_model(run, prepared)
-        with open_workers(spec, run, shards=len(prepared.waiting), local=local, report=report) as workers:
+        memory = functools.partial(MemoryModel, spec, prepared.collected, prepared.anchor_tokens)
+        with open_workers(
+            spec,
+            run,
+            shards=len(prepared.waiting),
+            memory=memory if _needs_model(run, prepared) else None,
+            local=local,
+            report=report,
+        ) as workers:
             facts = _anchor_stage(run, prepared, workers, report)
             _score_stage(run, prepared, workers, attempt.lease, attempt.log, report)
             seconds = time.perf_counter() - clock
-            finished = _finish_facts(spec, prepared, facts, attempt.started, seconds, attempt.command)
+            finished = _finish_facts(run, spec, prepared, facts, attempt.started, seconds, attempt.command)
             _adopt(spec, run)
             _write_tables(run, spec, prepared, facts, finished, workers, report)
     return read_result(spec)
@@ -139,6 +150,7 @@ class _Prepared:
     collected: Collection
     dataset: Dataset
     anchors: dict[str, list[AnchorSample]]
+    anchor_tokens: AnchorTokens
     inputs: dict[str, str]
     """SHA-256 of every input file, by what it is."""
     warnings: list[str]
@@ -152,7 +164,8 @@ def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) 
     anchors = {name: load_anchor_set(entry.path, name) for name, entry in spec.anchors.sets.items()}
     check_detectors(passes.detectors, roles_of(spec), {name: len(samples) for name, samples in anchors.items()})
     check_selections(spec.select or [], passes.detectors)
-    template = check_template(load_tokenizer(spec.model), spec.tokens.template, spec.tokens.supervise)
+    tokenizer = load_tokenizer(spec.model)
+    template = check_template(tokenizer, spec.tokens.template, spec.tokens.supervise)
     learned = weights_of(passes.detectors)
     warnings = [*check_anchor_sets(anchors, roles_of(spec)), *template.warnings, *cautions(learned)]
     dataset = open_dataset(spec.data)
@@ -170,7 +183,10 @@ def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) 
     waiting = remaining(plan, run)
     # Weights are part of a formula: another file of them changes no component.
     inputs = inputs | {f"calibration.{column}": weights.sha256 for column, weights in learned.items()}
-    prepared = _Prepared(plan, waiting, passes, read_collection(run), dataset, anchors, inputs, warnings, learned)
+    tokenize = ConversationTokenizer(tokenizer, spec.tokens.template, spec.tokens.supervise, spec.tokens.max_tokens)
+    tokens = anchor_tokens(tokenize, anchors, spec.anchors.first_answer_tokens)
+    collected = read_collection(run)
+    prepared = _Prepared(plan, waiting, passes, collected, dataset, anchors, tokens, inputs, warnings, learned)
     if begun:
         _check_covered(run, prepared)
         report(_resumption(spec, run, prepared))
@@ -314,7 +330,13 @@ def _score_stage(
 
 
 def _finish_facts(
-    spec: AuditSpec, prepared: _Prepared, facts: dict[str, Any], started: datetime, seconds: float, command: str
+    run: RunDirectory,
+    spec: AuditSpec,
+    prepared: _Prepared,
+    facts: dict[str, Any],
+    started: datetime,
+    seconds: float,
+    command: str,
 ) -> dict[str, Any]:
     """What the report says of the run."""
     from bds.runs.manifest import versions
@@ -336,6 +358,7 @@ def _finish_facts(
         "scored_parameters": facts["scored_parameters"],
         "device": facts["device"],
         "dtype": facts["dtype"],
+        "token_budget": read_token_budget(run) or spec.score.token_budget,
         "dataset": spec.data.path,
         "format": prepared.dataset.format.name,
         "rows": prepared.plan.rows,

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from bds.checks_evaluate import baseline_of, primary_of
+from bds.checks_hub import check_hub
 from bds.distributed.engines import Engines, open_engines
 from bds.distributed.identity import identified
 from bds.distributed.stages import answer_missing, judge_missing, utility_scores
@@ -87,6 +88,7 @@ def run_evaluation(
         BdsError: a server fell silent, or a served adapter changes nothing.
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
+    check_hub(spec)
     run = RunDirectory(spec.run.dir)
     with open_attempt(run, command, fresh=fresh) as attempt:
         expect_kind(run, "evaluate", "the evaluation")

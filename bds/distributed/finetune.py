@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from bds.checks_hub import check_hub
 from bds.data.tokens import check_template
 from bds.distributed.trainers import open_trainers
 from bds.errors import BdsError, IncompleteError, PreflightError
@@ -79,6 +80,7 @@ def run_finetunes(
         PreflightError: data, models, storage or resources cannot do it.
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
+    check_hub(spec)
     run = RunDirectory(spec.run.dir)
     with open_attempt(run, command, fresh=fresh) as attempt:
         expect_kind(run, "finetune", "the fine-tunes")

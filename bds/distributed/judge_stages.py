@@ -15,8 +15,9 @@ from bds.runs.local import score_shards_locally
 from bds.runs.plan import Plan, Shard
 from bds.runs.progress import Meter, show_progress
 from bds.runs.receipts import Receipt, remaining
-from bds.scoring.loading import gpu_memory_needed, memory_needed
+from bds.scoring.loading import weights_needed
 from bds.spec.moderate import ModerateSpec
+from bds.spec.named_paths import hub_names
 
 OnReceipt = Callable[[Receipt], None]
 OnFailure = Callable[[ShardFailure], None]
@@ -130,9 +131,11 @@ def _judge_on_ray(
 
     task, stage = appointed.task, appointed.stage
     assert task.model is not None, "keywords need no Ray"
-    pool = plan_pool(spec.resources, shards=len(left), memory_needed=memory_needed(task.model), say=report)
+    pool = plan_pool(spec.resources, shards=len(left), memory_needed=weights_needed(task.model, "cpu"), say=report)
     judge = f"judges.{task.name}.model"
-    check_nodes(stage, pool, inputs={judge: task.model.path}, gpu_bytes=gpu_memory_needed(task.model))
+    hub = [name for name in hub_names(spec) if name.field.startswith(f"judges.{task.name}.")]
+    on_gpu = weights_needed(task.model, "cuda") if pool.gpus else None
+    check_nodes(stage, pool, inputs={judge: task.model.path}, hub=hub, gpu_bytes=on_gpu)
     gpus = f", {pool.gpus:g} GPU" if pool.gpus else ""
     report(f"Ray: {pool.actors} actors of {pool.cpus} CPU{gpus} each")
     if appointed.engine == "vllm":

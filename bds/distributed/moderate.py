@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from bds.checks_hub import check_hub
 from bds.data.files import fingerprint
 from bds.data.reader import open_dataset, read_rows
 from bds.distributed.appointed import Appointed, appoint, choose_engine
@@ -79,6 +80,7 @@ def run_moderation(
         BdsError: an engine stopped.
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
+    check_hub(spec)
     run = RunDirectory(spec.run_dir)
     with open_attempt(run, command, fresh=fresh) as attempt:
         if kind_of(run) == "audit":

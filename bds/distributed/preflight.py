@@ -64,7 +64,7 @@ def plan_pool(
     waiting = False
     while True:
         nodes = nodes_now()
-        gpus = _gpus_per_actor(resources, nodes)
+        gpus = gpus_per_actor(resources, nodes)
         need = {"CPU": float(resources.cpus_per_actor), "GPU": gpus, "memory": float(memory or 0)}
         wanted = at_least if resources.actors == "auto" else min(resources.actors, shards)
         room = actors_that_fit([node.free for node in nodes], need)
@@ -113,7 +113,8 @@ def memory_bytes(text: str) -> int:
     return int(float(match[1]) * unit)
 
 
-def _gpus_per_actor(resources: ResourcesSpec, nodes: Sequence[Node]) -> float:
+def gpus_per_actor(resources: ResourcesSpec, nodes: Sequence[Node]) -> float:
+    """What the spec says, or for auto 1 where a node has a GPU."""
     if resources.gpus_per_actor != "auto":
         return float(resources.gpus_per_actor)
     return 1.0 if any(node.total.get("GPU", 0.0) >= 1 for node in nodes) else 0.0

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from bds.checks_hub import check_hub
 from bds.distributed.engines import Served, canary_pairs, open_engines
 from bds.distributed.identity import identified
 from bds.errors import PreflightError
@@ -27,6 +28,7 @@ def serve_conditions(
         BdsError: a served adapter changes nothing.
         Interrupted: SIGINT or SIGTERM; everything that was started is ended.
     """
+    check_hub(spec)
     conditions = [identified(each) for each in conditions_of(spec) if each.path is not None]
     if not conditions:
         raise PreflightError("there is nothing to serve: every condition of the spec is an endpoint already")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bds.checks_hub import check_hub
 from bds.distributed.study_runners import open_runner
 from bds.errors import BdsError, IncompleteError
 from bds.report.study import write_study_report
@@ -58,6 +59,7 @@ def run_study(
         PreflightError: the cluster cannot be reached, or nothing could be begun.
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
+    check_hub(spec)
     run = RunDirectory(spec.run.dir)
     plan = plan_study(spec)
     with open_attempt(run, command, fresh=fresh) as attempt:

@@ -21,13 +21,14 @@ from bds.runs.messages import first_line
 from bds.runs.threads import limit_threads, limited_threads
 from bds.spec.finetune import FinetuneSpec, TrainingResourcesSpec
 from bds.spec.models import ResourcesSpec
-from bds.training.memory import memory_of_finetune
+from bds.spec.named_paths import hub_names
 from bds.training.place import Place
 from bds.training.plan import Assignment, finished
 from bds.training.several import Failure, Outcome, Series, failure_of, spread
 
 if TYPE_CHECKING:
     from bds.distributed.scoring import WorkerPool
+    from bds.training.memory import TrainingMemory
 
 _POLL_SECONDS = 2.0
 _FOLDER = "ray_train"
@@ -93,11 +94,21 @@ class RayTrainers:
         self, spec: FinetuneSpec, run: RunDirectory, assignments: Sequence[Assignment], report: Callable[[str], None]
     ) -> None:
         from bds.distributed.nodes import check_nodes
+        from bds.distributed.workers import gpu_room
+        from bds.training.memory import may_not_fit, too_little
 
         self._spec = spec
         self._run = run
-        pool = _plan_workers(spec, len(assignments), report)
-        check_nodes(run, pool, inputs=_inputs(spec), gpu_bytes=memory_of_finetune(spec))
+        pool, needed = _plan_workers(spec, len(assignments), report)
+        looks = check_nodes(run, pool, inputs=_inputs(spec), hub=hub_names(spec))
+        gpu = gpu_room(looks, pool.gpus) if pool.gpus else None
+        if needed is not None and gpu is not None:
+            told = too_little(needed, gpu)
+            if told is not None:
+                raise PreflightError(told)
+            warning = may_not_fit(needed, gpu)
+            if warning is not None:
+                report(f"warning: {warning}")
         self._size = WorkerSize(pool.cpus, pool.gpus, pool.memory)
         room = pool.actors // spec.resources.workers
         self._concurrent = room if spec.resources.concurrent == "auto" else min(room, spec.resources.concurrent)
@@ -204,21 +215,28 @@ def _per_worker(resources: TrainingResourcesSpec) -> ResourcesSpec:
     )
 
 
-def _plan_workers(spec: FinetuneSpec, finetunes: int, report: Callable[[str], None]) -> "WorkerPool":
-    from bds.distributed.preflight import plan_pool
+def _plan_workers(
+    spec: FinetuneSpec, finetunes: int, report: Callable[[str], None]
+) -> "tuple[WorkerPool, TrainingMemory | None]":
+    """The workers that there is room for, and what each of them takes on its device."""
+    from bds.distributed.preflight import cluster_nodes, gpus_per_actor, plan_pool
+    from bds.training.memory import memory_of_finetune
 
-    workers = spec.resources.workers
+    workers, resources = spec.resources.workers, _per_worker(spec.resources)
+    on_gpu = gpus_per_actor(resources, cluster_nodes()) > 0
+    needed = memory_of_finetune(spec, "cuda" if on_gpu else "cpu")
     pool = plan_pool(
-        _per_worker(spec.resources),
+        resources,
         shards=finetunes * workers,
-        memory_needed=memory_of_finetune(spec),
+        # The weights of a worker on a GPU pass through main memory.
+        memory_needed=None if needed is None else needed.weights if on_gpu else needed.always,
         at_least=workers,
         noun="worker",
         say=report,
     )
     if pool.actors < workers:
         raise PreflightError(f"the cluster has room for {pool.actors} of the {workers} workers of one fine-tune")
-    return pool
+    return pool, needed
 
 
 def _most_per_trainer(resources: TrainingResourcesSpec, gpus: float) -> int:

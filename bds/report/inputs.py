@@ -62,6 +62,7 @@ class Manifest(TypedDict, total=False):
     scored_parameters: int
     device: str
     dtype: str
+    token_budget: int
     dataset: str
     format: str
     rows: int

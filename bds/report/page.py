@@ -275,6 +275,7 @@ def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
         ),
         ("Device", manifest.get("device")),
         ("Number type", manifest.get("dtype")),
+        ("Padded tokens in a batch", wording.count(manifest["token_budget"]) if "token_budget" in manifest else None),
         ("Started", manifest.get("started")),
         ("Wall time", wording.duration(seconds) if seconds is not None else None),
     )

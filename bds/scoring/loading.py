@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,30 +36,35 @@ def load_configuration(model: ModelSpec) -> "PretrainedConfig":
     return configuration
 
 
-def memory_needed(model: ModelSpec) -> int | None:
-    """Bytes of main memory a worker takes at least: three times its weight files, for the weights in float32, the
-    anchors and a batch. None for a model on a hub, whose files are not here yet."""
-    weights = _weight_bytes(model)
-    return None if weights is None else 3 * weights
+def model_shell(model: ModelSpec, parameters: str, lora: LoraSpec, dtype: torch.dtype) -> nn.Module:
+    """The model that `load_model` gives, with its adapter, on the meta device: shapes and types without numbers.
 
-
-def gpu_memory_needed(model: ModelSpec) -> int | None:
-    """Bytes of a GPU's memory that the weights alone take, in the checkpoint's own type or as asked for.
-
-    A batch takes more, but one that does not fit is halved until it does. None for a model on a hub.
+    Of a model on a hub only the configuration is downloaded. Raises PreflightError where that cannot be read, and what
+    the libraries raise where they cannot lay the model out.
     """
-    weights = _weight_bytes(model)
-    if weights is None or model.dtype != "float32":
-        return weights
-    own = load_configuration(model).dtype
-    return weights * (4 // own.itemsize) if isinstance(own, torch.dtype) else weights
+    from transformers import AutoModelForCausalLM
+
+    configuration = load_configuration(model)
+    with torch.device("meta"):
+        shell: nn.Module = AutoModelForCausalLM.from_config(configuration, dtype=dtype)
+        if model.adapter is not None:
+            from peft import PeftConfig, get_peft_model
+
+            return get_peft_model(shell, PeftConfig.from_pretrained(model.adapter))
+        return new_adapter(shell, lora, dropout=0.0, where="score.lora") if parameters == "lora" else shell
 
 
-def _weight_bytes(model: ModelSpec) -> int | None:
-    folder = Path(model.path)
-    if not folder.is_dir():
+def weights_needed(model: ModelSpec, device: str) -> int | None:
+    """Bytes that the weights alone take on cpu or cuda; None for a model that cannot be laid out without its weights.
+
+    Raises PreflightError where no configuration can be read.
+    """
+    dtype = choose_dtype(model, device)
+    try:
+        shell = model_shell(model, "all", LoraSpec(), dtype)
+    except _UNREADABLE:
         return None
-    return sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+    return sum(part.numel() * part.element_size() for part in shell.parameters())
 
 
 def load_tokenizer(model: ModelSpec) -> "PreTrainedTokenizerBase":

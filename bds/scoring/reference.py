@@ -88,7 +88,7 @@ def prepare_reference(
         PreflightError: an anchor has no answer left under the template and `tokens.max_tokens`, or a gradient of zero.
     """
     reference = Reference({name: len(samples) for name, samples in anchors.items()}, plan)
-    tokenized = [_tokenized(tokenize, name, sample) for name, samples in anchors.items() for sample in samples]
+    tokenized = tokenized_anchors(tokenize, anchors)
     if not tokenized:
         return reference
     if plan.hidden_layers or plan.compliance:
@@ -98,11 +98,18 @@ def prepare_reference(
         engine.model.to(torch.promote_types(narrow, torch.float32))
         try:
             _add_gradients(
-                reference, engine, [_first_tokens(row, plan.first_answer_tokens) for row in tokenized], token_budget
+                reference, engine, [first_tokens(row, plan.first_answer_tokens) for row in tokenized], token_budget
             )
         finally:
             engine.model.to(narrow)
     return reference
+
+
+def tokenized_anchors(
+    tokenize: ConversationTokenizer, anchors: Mapping[str, Sequence[AnchorSample]]
+) -> list[TokenizedRow]:
+    """All of them, set after set. Raises PreflightError where one has no answer left."""
+    return [_tokenized(tokenize, name, sample) for name, samples in anchors.items() for sample in samples]
 
 
 def _tokenized(tokenize: ConversationTokenizer, name: str, sample: AnchorSample) -> TokenizedRow:
@@ -114,7 +121,7 @@ def _tokenized(tokenize: ConversationTokenizer, name: str, sample: AnchorSample)
     return row
 
 
-def _first_tokens(row: TokenizedRow, count: int | None) -> tuple[list[int], list[bool]]:
+def first_tokens(row: TokenizedRow, count: int | None) -> tuple[list[int], list[bool]]:
     """Loss on the first `count` supervised tokens. What follows the last of them cannot matter and is cut off."""
     labels = [position for position, supervised in enumerate(row.supervised) if supervised][:count]
     end = labels[-1] + 1

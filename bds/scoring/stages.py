@@ -22,7 +22,8 @@ from bds.scoring.gradients.engine import PerSampleGradients
 from bds.scoring.gradients.scope import parameter_scope
 from bds.scoring.layers import choose_larf_layer
 from bds.scoring.loading import load_configuration, load_model, load_tokenizer
-from bds.scoring.passes import roles_of
+from bds.scoring.memory import MemoryModel, anchor_tokens
+from bds.scoring.passes import plan_passes, roles_of
 from bds.scoring.reference import ReferencePlan, from_bytes, prepare_reference, to_bytes
 from bds.scoring.shard import ShardScorer
 from bds.scoring.token_shares import token_shares
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 
 COLLECTION = "collection.json"
+BATCHES = "batches.json"
+"""The token budget of the run's batches. It is fixed once, because another one changes the last bits of a result."""
 
 
 def read_spec(run: RunDirectory) -> AuditSpec:
@@ -55,6 +58,23 @@ def read_collection(run: RunDirectory) -> Collection:
         ) from error
 
 
+def write_token_budget(run: RunDirectory, budget: int) -> None:
+    run.write_json(BATCHES, {"token_budget": budget})
+
+
+def read_token_budget(run: RunDirectory) -> int | None:
+    """What the run's batches hold since its first model loaded; None before that."""
+    try:
+        budget: int = run.read_json(BATCHES)["token_budget"]
+    except FileNotFoundError:
+        return None
+    return budget
+
+
+def _token_budget(run: RunDirectory, spec: AuditSpec) -> int:
+    return read_token_budget(run) or spec.score.token_budget
+
+
 def decoder_blocks(spec: AuditSpec) -> int:
     return int(load_configuration(spec.model).get_text_config(decoder=True).num_hidden_layers)
 
@@ -63,6 +83,18 @@ def conversation_tokenizer(spec: AuditSpec) -> ConversationTokenizer:
     return ConversationTokenizer(
         load_tokenizer(spec.model), spec.tokens.template, spec.tokens.supervise, spec.tokens.max_tokens
     )
+
+
+def memory_model(spec: AuditSpec, device: str) -> MemoryModel:
+    """What an audit would take on cpu or cuda if it began now.
+
+    Raises:
+        SpecError, PreflightError: the model's configuration, its tokenizer or the anchors cannot be used.
+        UnknownMemoryError: the model's passes cannot be run dry.
+    """
+    anchors = {name: load_anchor_set(entry.path, name) for name, entry in spec.anchors.sets.items()}
+    tokens = anchor_tokens(conversation_tokenizer(spec), anchors, spec.anchors.first_answer_tokens)
+    return MemoryModel(spec, plan_passes(spec, decoder_blocks(spec)).collection, tokens, device)
 
 
 def load_engine(spec: AuditSpec, collection: Collection) -> PerSampleGradients:
@@ -114,7 +146,7 @@ def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
         first_answer_tokens=spec.anchors.first_answer_tokens,
     )
     anchors = {name: load_anchor_set(entry.path, name) for name, entry in spec.anchors.sets.items()}
-    reference = prepare_reference(engine, tokenize, anchors, roles_of(spec), plan, spec.score.token_budget)
+    reference = prepare_reference(engine, tokenize, anchors, roles_of(spec), plan, _token_budget(run, spec))
     if reference.compliance_layer is not None:
         facts["layer_choices"].append(
             {
@@ -153,7 +185,7 @@ def load_scorer(run_uri: str, path: str) -> TableScorer:
         from_bytes(run.read_bytes(path)),
         gradients=collection.gradients,
         hidden_layers=collection.hidden_layers,
-        token_budget=spec.score.token_budget,
+        token_budget=_token_budget(run, spec),
     )
     return TableScorer(scorer)
 

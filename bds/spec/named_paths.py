@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from bds.spec.document import Path, dotted
-from bds.spec.paths import BUILTIN_TEMPLATES, is_uri
+from bds.spec.paths import BUILTIN_TEMPLATES, HUB_PREFIX, is_uri
 
 Kind = Literal["input", "text", "there"]
 """input: a small file that is read from any storage. text: one that is read from a disk. there: data, models and runs,
@@ -33,6 +35,48 @@ def named_paths(spec: dict[str, Any]) -> list[NamedPath]:
         for place, value in _strings(spec, ())
         if (kind := _kind(place, value)) is not None and (os.path.isabs(value) or is_uri(value))
     ]
+
+
+@dataclass(frozen=True)
+class HubName:
+    """One model, adapter or dataset of the Hugging Face hub that a spec names."""
+
+    field: str
+    name: str
+    """owner/name."""
+    kind: Literal["model", "adapter", "dataset"]
+    revision: str | None
+
+
+def hub_names(spec: BaseModel) -> list[HubName]:
+    """Every name of the hub in a spec, each once: a model or an adapter that is no path, and `hf://owner/name`."""
+    found: dict[tuple[str, str, str | None], HubName] = {}
+
+    def visit(value: Any, place: Path) -> None:
+        if isinstance(value, dict):
+            for key, child in value.items():
+                visit(child, (*place, key))
+                name = _hub_name((*place, key), child, value)
+                if name is not None:
+                    found.setdefault((name.name, name.kind, name.revision), name)
+        elif isinstance(value, list):
+            for index, child in enumerate(value):
+                visit(child, (*place, index))
+
+    visit(spec.model_dump(mode="json"), ())
+    return list(found.values())
+
+
+def _hub_name(place: Path, value: Any, block: dict[str, Any]) -> HubName | None:
+    if not isinstance(value, str) or _kind(place, value) != "there":
+        return None
+    if value.startswith(HUB_PREFIX):
+        return HubName(dotted(place), value.removeprefix(HUB_PREFIX).strip("/"), "dataset", None)
+    last = place[-1]
+    if place[0] not in ("model", "models", "judges") or is_uri(value) or os.path.isabs(value):
+        return None
+    kind: Literal["model", "adapter"] = "adapter" if last == "adapter" else "model"
+    return HubName(dotted(place), value, kind, block.get("revision") if last in ("path", "model") else None)
 
 
 def with_paths(spec: dict[str, Any], replaced: dict[Path, str]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from bds.spec.document import Path
 
+HUB_PREFIX = "hf://"
+"""Of a dataset on the Hugging Face hub."""
 BUILTIN_TEMPLATES = ("model", "he2024")
 _DATASET_PATHS = (["path"], ["audit"], ["mix", "into", "path"])
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")

@@ -14,6 +14,7 @@ from bds.distributed.scoring import WorkerPool
 from bds.errors import PreflightError, SpecError
 from bds.runs.directory import RunDirectory
 from bds.spec.models import ResourcesSpec
+from bds.spec.named_paths import HubName
 
 GIB = 2**30
 
@@ -121,6 +122,15 @@ def test_an_input_that_is_gone_everywhere_is_not_blamed_on_a_node(ray_session: N
     check_nodes(RunDirectory(str(tmp_path / "run")), WorkerPool(1, 1, 0.0, None), inputs=inputs)
 
 
+def test_every_node_must_have_the_model_of_the_hub_or_reach_it(ray_session: None, tmp_path: Path) -> None:
+    run, pool = RunDirectory(str(tmp_path / "run")), WorkerPool(1, 1, 0.0, None)
+    name = HubName("model.path", "not//a/name", "model", None)
+    with pytest.raises(PreflightError, match=r"^node .*: field model\.path: 'not//a/name' is no folder here"):
+        check_nodes(run, pool, hub=[name])
+    (seen,) = check_nodes(run, pool).values()
+    assert (seen.hub, seen.gpu_bytes) == ({}, None)
+
+
 HERE = Look("7", (), {"python": "3.11", "torch": "2.13.0"}, 10 * GIB, None)
 
 
@@ -129,6 +139,7 @@ HERE = Look("7", (), {"python": "3.11", "torch": "2.13.0"}, 10 * GIB, None)
     [
         ({}, None),
         ({"nonce": ""}, "is not the same there"),
+        ({"hub": {"model.path": "owner/name is gated"}}, "field model.path: owner/name is gated"),
         ({"missing": ("/models/tiny",)}, "field model.path: /models/tiny is not there"),
         ({"versions": {**HERE.versions, "torch": "2.12.1"}}, "it has torch 2.12.1 and the driver has 2.13.0"),
         ({"versions": {"python": "3.11"}}, "it has torch not at all and the driver has 2.13.0"),

@@ -79,7 +79,8 @@ def test_a_slurm_script_is_bash_and_has_the_settings(tmp_path: Path, capsys: pyt
     folder = tmp_path / "with a space"
     folder.mkdir()
     spec_file = write_small_audit(folder)
-    text = printed(capsys, str(spec_file), "--slurm", "--set", "name=it's mine", "--run-dir", str(tmp_path / "r"))
+    options = ("--set", "name=it's mine", "--run-dir", str(tmp_path / "r"), "--wait-for-resources", "10m")
+    text = printed(capsys, str(spec_file), "--slurm", *options)
     checked = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
     (line,) = [line for line in text.splitlines() if line.startswith("bds audit")]
@@ -87,6 +88,7 @@ def test_a_slurm_script_is_bash_and_has_the_settings(tmp_path: Path, capsys: pyt
     assert words == [
         *("bds", "audit", str(spec_file), "--address", "auto"),
         *("--set", "name=it's mine", "--set", f"run.dir={tmp_path / 'r'}"),
+        *("--set", "resources.wait_seconds=600"),
     ]
 
 

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 CLI = {
     *("cli", "cli_errors", "api", "demo", "listing", "doctor", "comparing", "__main__"),
-    *("planning", "planning_evaluate", "planning_finetune", "planning_moderate"),
+    *("planning", "planning_evaluate", "planning_finetune", "planning_memory", "planning_moderate"),
     *("planning_study", "planning_study_work", "planning_study_time"),
     *("running", "resuming", "submitting", "status", "status_progress", "run_listing", "watching"),
 }
@@ -35,13 +35,14 @@ MAY_IMPORT = {
     "studies": {"errors", "spec", "data", "runs", "scoring", "evaluation"},
     "launch": {"errors", "spec", "runs"},
     "checks": {"errors", "spec", "data", "scoring", "report"},
+    "checks_hub": {"errors", "spec", "runs"},
     "checks_evaluate": {"errors", "spec", "evaluation", "checks"},
     "checks_moderate": {"errors", "spec", "data", "runs", "evaluation", "checks"},
     "checks_finetune": {"errors", "spec", "data", "runs", "scoring", "training", "checks"},
     "checks_study": {"errors", "spec", "studies", "checks", "checks_evaluate", "checks_finetune"},
     "distributed": {
         *("errors", "spec", "data", "runs", "scoring", "evaluation", "organism", "report", "training", "checks"),
-        *("checks_evaluate", "checks_finetune", "checks_moderate", "studies", "launch"),
+        *("checks_evaluate", "checks_finetune", "checks_hub", "checks_moderate", "studies", "launch"),
     },
 }
 """DESIGN.md: cli -> distributed -> {scoring, training, evaluation, report, organism} -> {data, runs, spec}."""

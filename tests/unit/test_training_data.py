@@ -12,8 +12,6 @@ from bds.errors import PreflightError, SpecError
 from bds.runs.directory import RunDirectory
 from bds.spec.finetune import TrainingDataSpec
 from bds.training.data import freeze, read_frozen
-from bds.training.memory import parameters_of
-from tests.tiny_chat import tiny_chat
 from tests.unit.small_audit import ROWS, write_rows
 from tests.unit.small_finetune import write_audit_run
 
@@ -111,12 +109,6 @@ def test_a_mixture_larger_than_its_data_is_refused_with_the_numbers(tmp_path: Pa
         "a mixture of 300 rows with a share of 0.01 takes 3 rows of samples.jsonl and 297 others of benign.jsonl, "
         "which have 3 and 10; set mix.rows or mix.share to what there is"
     )
-
-
-def test_parameters_are_counted_from_the_headers(tmp_path: Path) -> None:
-    model, _ = tiny_chat(tmp_path / "model")
-    assert parameters_of(str(tmp_path / "model")) == sum(parameter.numel() for parameter in model.parameters())
-    assert parameters_of("some/hub-name") is None
 
 
 @pytest.mark.parametrize("uri", ["local", "mock:///bucket/run"])

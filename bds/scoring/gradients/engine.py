@@ -28,6 +28,9 @@ from bds.scoring.gradients.output_head import HeadLoss, OutputHead, output_head
 from bds.scoring.gradients.products import accumulator
 from bds.scoring.gradients.queries import ByParameter, Query, SquaredNorms
 
+PARAMETERS_CHECKED_AT_ONCE = 64
+"""Whose gradients the self-check holds together."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -80,7 +83,7 @@ class PerSampleGradients:
         self.model: Any = model.eval().requires_grad_(False)
         self.scope = scope
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-        self._decoder: Any = base.get_decoder()
+        self.decoder: Any = base.get_decoder()
         embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
         self.head: OutputHead = output_head(model, scope)
         self.coverage: Coverage = cover(model, scope, head)
@@ -147,7 +150,7 @@ class PerSampleGradients:
             # A position embedding looked up once for all samples would add their gradients together.
             positions_T = torch.arange(batch.ids_BT.shape[1], device=batch.ids_BT.device)
             options["position_ids"] = positions_T.expand_as(batch.ids_BT).contiguous()
-        return self._decoder(input_ids=batch.ids_BT, **options)
+        return self.decoder(input_ids=batch.ids_BT, **options)
 
     def run(self, batch: Batch, query: Query, *, all_layers: bool = False) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """One forward and one backward pass.
@@ -225,8 +228,9 @@ class PerSampleGradients:
                 f"the output head of {model} does something that bds does not know: its own loss on a sample is "
                 f"{own_loss:.4f}, ours {float(loss_B):.4f}; this model cannot be audited yet, please report it"
             )
-        for start in range(0, len(names), 64):
-            _, grads = self.gradient(batch, torch.ones_like(loss_B), names[start : start + 64])
+        for start in range(0, len(names), PARAMETERS_CHECKED_AT_ONCE):
+            together = names[start : start + PARAMETERS_CHECKED_AT_ONCE]
+            _, grads = self.gradient(batch, torch.ones_like(loss_B), together)
             for name, grad in grads.items():
                 expected, found = float(grad.square().sum()), float(columns_BC[0, query.order[name]])
                 if abs(found - expected) > tolerance * expected + 1e-6 * total:
