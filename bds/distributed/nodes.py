@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bds.checks_hub import hub_complaint
-from bds.distributed.preflight import hosts_with_room
+from bds.distributed.preflight import cluster_nodes, hosts_with_room
 from bds.distributed.scoring import WorkerPool
 from bds.errors import PreflightError
 from bds.runs.directory import RunDirectory
@@ -54,7 +54,7 @@ def check_nodes(
     hub: Sequence[HubName] = (),
     gpu_bytes: int | None = None,
 ) -> dict[str, Look]:
-    """Looks at every node that has room for an actor, and here.
+    """Looks at every node that has room for an actor, and here. One that leaves the cluster meanwhile is left out.
 
     Args:
         inputs: local files and folders that actors read, by the field that names them; URIs and hub names are left out.
@@ -78,11 +78,15 @@ def check_nodes(
         looks = {}
         for node_id, answer in asked.items():
             seen = _answer_of(answer)
+            if isinstance(seen, str) and node_id not in {node.node_id for node in cluster_nodes()}:
+                continue
             told = seen if isinstance(seen, str) else complaint(seen, nonce, here, run, paths, gpu_bytes)
             if told is not None:
                 raise PreflightError(f"node {hosts[node_id]}: {told}")
             assert isinstance(seen, Look), "a sentence was raised"
             looks[hosts[node_id]] = seen
+        if not looks:
+            raise PreflightError("every node with room for an actor left the cluster just now; run the command again")
         return looks
     finally:
         run.delete(_NONCE)

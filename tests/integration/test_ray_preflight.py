@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
 from bds.distributed.nodes import Look, check_nodes, complaint
 from bds.distributed.preflight import Node, actors_that_fit, cluster_nodes, memory_bytes, plan_pool
@@ -159,3 +160,15 @@ def test_a_run_directory_that_cannot_be_written_is_found_on_the_driver(tmp_path:
     (tmp_path / "file").write_text("")
     with pytest.raises(PreflightError, match="choose another run directory"):
         check_nodes(RunDirectory(str(tmp_path / "file")), WorkerPool(1, 1, 0.0, None))
+
+
+def test_a_node_that_leaves_while_it_is_looked_at_is_left_out(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = ray.NodeID.from_random().hex()
+    here = {each.node_id: each.host for each in cluster_nodes()}
+    monkeypatch.setattr("bds.distributed.nodes.hosts_with_room", lambda pool: {gone: "gone", **here})
+    assert check_nodes(RunDirectory(str(tmp_path)), WorkerPool(1, 1, 0.0, None)).keys() == set(here.values())
+    monkeypatch.setattr("bds.distributed.nodes.hosts_with_room", lambda pool: {gone: "gone"})
+    with pytest.raises(PreflightError, match="left the cluster"):
+        check_nodes(RunDirectory(str(tmp_path)), WorkerPool(1, 1, 0.0, None))
