@@ -88,14 +88,19 @@ def main(folder: str, workers: str, cpus: str) -> None:
     _patiently(lambda: simulated.add_node(num_cpus=own, **here))
     print(f"> {simulated.address}", flush=True)
 
+    raylets: list[subprocess.Popen[bytes]] = []
+
     def add() -> None:
         node = _patiently(lambda: simulated.add_node(num_cpus=int(cpus), **here))
-        raylet = node.all_processes["raylet"][0].process
-        print(f"> {raylet.pid}", flush=True)
+        raylets.append(node.all_processes["raylet"][0].process)
+        print(f"> {raylets[-1].pid}", flush=True)
 
     for _ in range(int(workers)):
         add()
     for _ in sys.stdin:
+        # A killed raylet that nobody waits for counts as alive, and its workers, which ask for it, stay.
+        for raylet in raylets:
+            raylet.poll()
         add()
 
 
