@@ -21,8 +21,9 @@ from bds.data.rows import SCORED_STATUSES
 from bds.data.tokens import ConversationTokenizer, TokenizedRow
 from bds.errors import PreflightError
 from bds.scoring.batching import length_batches
-from bds.scoring.gradients.anchors import AnchorRecorder, AnchorRows
+from bds.scoring.gradients.anchors import AnchorDots, AnchorRecorder, AnchorRows
 from bds.scoring.gradients.engine import Batch, PerSampleGradients, make_batch
+from bds.scoring.gradients.queries import NormsAndDirectionDots, Query, SquaredNorms, Together, with_expert_views
 from bds.scoring.layers import compliance_direction
 
 
@@ -74,6 +75,24 @@ class Reference:
         return found
 
 
+class AnchorGradients:
+    """What a process holds of the anchors' gradients, those of its own parameters, ready to be compared with."""
+
+    def __init__(self, reference: Reference, device: torch.device, dtype: torch.dtype) -> None:
+        self.rows = None if reference.rows is None else reference.rows.to(device, dtype)
+        self._directions = with_expert_views(
+            {name: tensor.to(device, dtype) for name, tensor in reference.directions.items()}
+        )
+
+    def query(self, *, tied: str | None) -> Query:
+        """Squared norms, and the dots with every anchor or set where the run compares gradients. Serves one batch."""
+        if self.rows is not None:
+            return Together([SquaredNorms(tied=tied), AnchorDots(self.rows)])
+        if self._directions:
+            return NormsAndDirectionDots(self._directions, tied=tied)
+        return SquaredNorms(tied=tied)
+
+
 def prepare_reference(
     engine: PerSampleGradients,
     tokenize: ConversationTokenizer,
@@ -95,13 +114,13 @@ def prepare_reference(
         _add_hidden_states(reference, engine, tokenized, roles, token_budget)
     if plan.gradients:
         narrow = engine.dtype
-        engine.model.to(torch.promote_types(narrow, torch.float32))
+        engine.change_dtype(torch.promote_types(narrow, torch.float32))
         try:
             _add_gradients(
                 reference, engine, [_first_tokens(row, plan.first_answer_tokens) for row in tokenized], token_budget
             )
         finally:
-            engine.model.to(narrow)
+            engine.change_dtype(narrow)
     return reference
 
 
@@ -185,21 +204,17 @@ def _add_gradients(
 
 
 def _scope_numbers(engine: PerSampleGradients) -> int:
-    return sum(part.numel() for name, part in engine.model.named_parameters() if name in engine.scope)
+    return sum(part.numel() for name, part in engine.model.named_parameters() if name in engine.scope_everywhere)
 
 
 def mean_unit_gradient(
     engine: PerSampleGradients, samples: Sequence[tuple[list[int], list[bool]]], norms_M: Tensor, token_budget: int
 ) -> dict[str, Tensor]:
     """(1/M) sum_j g_j / ||g_j|| per parameter, by one weighted backward pass a batch (He et al. 2024)."""
-    total: dict[str, Tensor] = {}
-    start = 0
-    for batch, count in _in_order(samples, engine, token_budget):
-        weights_B = 1 / (norms_M[start : start + count] * len(samples))
-        _, gradient = engine.gradient(batch, weights_B.to(engine.device), sorted(engine.scope))
-        total = {name: total[name] + part if total else part for name, part in gradient.items()}
-        start += count
-    return {name: part.cpu() for name, part in total.items()}
+    weights_M = (1 / (norms_M * len(samples))).to(engine.device)
+    batches = _in_order(samples, engine, token_budget)
+    weights = weights_M.split([count for _, count in batches])
+    return engine.gradient_sum((batch, weights_B) for (batch, _), weights_B in zip(batches, weights, strict=True))
 
 
 def _in_order(

@@ -16,10 +16,8 @@ from bds.data.rows import SCORED_STATUSES, Conversation, Row
 from bds.data.tokens import ConversationTokenizer, TokenizedRow
 from bds.scoring import columns
 from bds.scoring.batching import halving, length_batches
-from bds.scoring.gradients.anchors import AnchorDots, AnchorRows
 from bds.scoring.gradients.engine import Batch, PerSampleGradients, make_batch
-from bds.scoring.gradients.queries import NormsAndDirectionDots, Query, Together, with_expert_views
-from bds.scoring.reference import Reference
+from bds.scoring.reference import AnchorGradients, Reference
 
 _TOKEN_COUNTS = ("prompt_tokens", "answer_tokens", "supervised_tokens", "truncated_tokens")
 
@@ -70,11 +68,8 @@ class ShardScorer:
         self.gradients = gradients
         self.hidden_layers = sorted({*hidden_layers, *reference.plan.hidden_layers})
         self.token_budget = token_budget
-        device, dtype = engine.device, engine.dtype
-        self._anchor_rows: AnchorRows | None = None if reference.rows is None else reference.rows.to(device, dtype)
-        self._directions = with_expert_views(
-            {name: tensor.to(device, dtype) for name, tensor in reference.directions.items()}
-        )
+        device = engine.device
+        self._anchor_gradients = AnchorGradients(reference, engine.device, engine.dtype)
         self._anchor_hidden = {layer: hidden_MD.to(device) for layer, hidden_MD in reference.hidden_MD.items()}
         direction_D = reference.compliance_direction_D
         self._compliance_D = None if direction_D is None else direction_D.to(device)
@@ -168,18 +163,12 @@ class ShardScorer:
         width = self.engine.head.module.weight.shape[1]
         return {"row_index": pl.Int64, **{f"layer{layer}": pl.Array(pl.Float32, width) for layer in self.hidden_layers}}
 
-    def _query(self) -> Query:
-        if self._anchor_rows is not None:
-            return Together([self.engine.squared_norms(), AnchorDots(self._anchor_rows)])
-        if self._directions:
-            return NormsAndDirectionDots(self._directions, tied=self.engine.tied)
-        return self.engine.squared_norms()
-
     def _run(self, rows: Sequence[TokenizedRow]) -> list[RowComponents]:
         batch = make_batch([(row.input_ids, row.supervised) for row in rows], self.engine.device)
         every_layer = bool(self.hidden_layers) or self._compliance_D is not None
         if self.gradients:
-            loss_B, columns_BC, layers = self.engine.run(batch, self._query(), all_layers=every_layer)
+            query = self._anchor_gradients.query(tied=self.engine.tied)
+            loss_B, columns_BC, layers = self.engine.run(batch, query, all_layers=every_layer)
         else:
             loss_B, layers = self.engine.run_forward(batch, all_layers=every_layer)
             columns_BC = None
@@ -197,7 +186,7 @@ class ShardScorer:
         if not self.reference.plan.gradients:
             return
         unit_BM = columns_BC[:, 1:]
-        if self._anchor_rows is not None:
+        if self._anchor_gradients.rows is not None:
             assert self.reference.anchor_norms_M is not None
             unit_BM = unit_BM / self.reference.anchor_norms_M.to(unit_BM)
         if self.reference.plan.per_sample:
