@@ -7,12 +7,9 @@ use 10), and a set's direction is the mean of its unit gradients, not normalised
 Shapes: M anchors of all sets in order, T positions, D hidden, L hidden-state layers, K sets.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -231,49 +228,3 @@ def _in_order(
             groups.append([index])
             longest = len(ids)
     return [(make_batch([samples[index] for index in group], engine.device), len(group)) for group in groups]
-
-
-def to_bytes(reference: Reference) -> bytes:
-    """One safetensors file, its metadata a JSON object."""
-    tensors: dict[str, Tensor] = {}
-    if reference.rows is not None:
-        tensors |= {f"rows|{key}": tensor for key, tensor in reference.rows.to_tensors().items()}
-    if reference.anchor_norms_M is not None:
-        tensors["norms"] = reference.anchor_norms_M
-    tensors |= {f"direction|{parameter}": tensor.contiguous() for parameter, tensor in reference.directions.items()}
-    for layer, hidden in reference.hidden_MD.items():
-        tensors[f"hidden|{layer}"] = hidden.contiguous()
-    if reference.compliance_direction_D is not None:
-        tensors["compliance"] = reference.compliance_direction_D
-    facts = {
-        "counts": reference.counts,
-        "plan": asdict(reference.plan),
-        "compliance_layer": reference.compliance_layer,
-        "compliance_scores_L": reference.compliance_scores_L,
-    }
-    return safetensors.torch.save(tensors, metadata={"reference": json.dumps(facts)})
-
-
-def from_bytes(content: bytes) -> Reference:
-    header_size = int.from_bytes(content[:8], "little")
-    header: dict[str, Any] = json.loads(content[8 : 8 + header_size])
-    facts = json.loads(header["__metadata__"]["reference"])
-    plan = ReferencePlan(**{**facts["plan"], "hidden_layers": tuple(facts["plan"]["hidden_layers"])})
-    reference = Reference(
-        facts["counts"],
-        plan,
-        compliance_layer=facts["compliance_layer"],
-        compliance_scores_L=facts["compliance_scores_L"],
-    )
-    tensors = safetensors.torch.load(content)
-    rows = {key.removeprefix("rows|"): tensor for key, tensor in tensors.items() if key.startswith("rows|")}
-    reference.rows = AnchorRows.from_tensors(rows) if rows else None
-    reference.anchor_norms_M = tensors.get("norms")
-    reference.compliance_direction_D = tensors.get("compliance")
-    for key, tensor in tensors.items():
-        kind, _, rest = key.partition("|")
-        if kind == "hidden":
-            reference.hidden_MD[int(rest)] = tensor
-        elif kind == "direction":
-            reference.directions[rest] = tensor
-    return reference

@@ -100,6 +100,11 @@ class AnchorRecorder:
         }
         self._vector: dict[str, list[Tensor]] = defaultdict(list)
 
+    @property
+    def samples(self) -> int:
+        """Anchor samples recorded so far."""
+        return self._first
+
     def batch_done(self, samples: int) -> None:
         self._first += samples
         self._head_start = 0

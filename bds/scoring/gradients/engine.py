@@ -86,6 +86,17 @@ class PerSampleGradients:
         """Changes the type of the weights, in which everything is then computed."""
         self.model.to(dtype)
 
+    def write_elsewhere(self, run_uri: str, path: str) -> list[str]:
+        """Has other processes write the anchors' gradients of their parameters beside the reference at `path`.
+
+        Returns:
+            Names of their files, in the reference's folder.
+        """
+        return []
+
+    def read_elsewhere(self, run_uri: str, path: str) -> None:
+        """Has other processes read the anchors' gradients of their parameters from the reference at `path`."""
+
     @contextmanager
     def _elsewhere(self, asked: Asked, probes: Sequence[Tensor], *, all_layers: bool) -> Iterator[Mapping[int, Tensor]]:
         """The time of a forward pass. Where other processes hold blocks, they take their part in it.

@@ -1,0 +1,109 @@
+"""How hidden states pass through the parts of a model and gradients pass back, and parts in this process.
+
+Shapes: B samples, T positions, D hidden, C columns, G decoder blocks outside the hub.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from bds.scoring.gradients.queries import Asked
+from bds.scoring.spread.part import Part
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+class Chain(Protocol):
+    """The parts of a model in order. One pass at a time; an exception of a part is raised here as itself."""
+
+    def forward(self, hidden_BTD: Tensor, asked: Asked, *, all_layers: bool) -> list[Tensor]:
+        """What the parts' blocks return [B, T, D]: of every block in order, or of the last one alone."""
+
+    def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+        """For the gradient of what `forward` returned last: that of what it was given, and the columns [B, C] of every
+        block in order, where the pass asks for columns."""
+
+    def order(
+        self,
+        work: Callable[Concatenate[Part, _Arguments], _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> list[_Result]:
+        """Calls a method of Part on every part, given as `Part.method`; what they return, in order."""
+
+
+OpenChain = Callable[[Sequence[Callable[[], Part]]], Chain]
+"""Starts a process for every part and calls its loader there; returns before they are loaded."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How every copy of the model is spread. Picklable."""
+
+    processes: int
+    """The hub and the parts."""
+    open_chain: OpenChain
+
+
+class LocalChain:
+    """The parts in this process: the same arithmetic, for tests."""
+
+    def __init__(self, loaders: Sequence[Callable[[], Part]]) -> None:
+        self._parts = [load() for load in loaders]
+
+    def forward(self, hidden_BTD: Tensor, asked: Asked, *, all_layers: bool) -> list[Tensor]:
+        layers: list[Tensor] = []
+        for part in self._parts:
+            hidden_BTD, inner = part.forward(hidden_BTD, asked, all_layers=all_layers)
+            layers += [*inner, hidden_BTD] if all_layers else []
+        return layers or [hidden_BTD]
+
+    def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+        columns: list[list[Tensor] | None] = []
+        for part in reversed(self._parts):
+            grad_BTD, own = part.backward(grad_BTD)
+            columns.append(own)
+        return grad_BTD, in_order(columns[::-1])
+
+    def order(
+        self,
+        work: Callable[Concatenate[Part, _Arguments], _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> list[_Result]:
+        return [work(part, *args, **kwargs) for part in self._parts]
+
+
+def in_order(columns: Sequence[list[Tensor] | None]) -> list[Tensor] | None:
+    """Columns of every block from those of every part; None where the pass asked for none."""
+    found: list[Tensor] = []
+    for own in columns:
+        if own is None:
+            return None
+        found += own
+    return found
+
+
+class Elsewhere(torch.autograd.Function):
+    """The blocks of other processes as one function of hidden states. The gradient of each block's probe is the block's
+    columns, as a tap's is."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_BTD: Tensor, chain: Chain, asked: Asked, kept: list[Tensor] | None, *probes: Tensor
+    ) -> Tensor:
+        """`kept` is filled with the hidden states that every block returns, where it is given."""
+        ctx.chain, ctx.probes = chain, len(probes)
+        layers = chain.forward(hidden_BTD.detach(), asked, all_layers=kept is not None)
+        if kept is not None:
+            kept += layers
+        return layers[-1]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        grad_BTD, columns = ctx.chain.backward(grad_outputs[0])
+        return grad_BTD, None, None, None, *(columns or [None] * ctx.probes)
