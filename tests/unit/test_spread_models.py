@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from bds.errors import PreflightError
 from bds.runs.directory import RunDirectory
-from bds.scoring.gradients.anchors import AnchorDots, AnchorRecorder
+from bds.scoring.gradients.anchors import AnchorRecorder
 from bds.scoring.gradients.engine import PerSampleGradients, make_batch
-from bds.scoring.gradients.queries import Asked, Together
 from bds.scoring.gradients.scope import parameter_scope
 from bds.scoring.loading import load_weights
 from bds.scoring.reference import AnchorGradients, Reference, ReferencePlan
@@ -46,16 +45,15 @@ PLAN = ReferencePlan(True, True, (), None, False, None, None)
 class Case:
     alone: PerSampleGradients
     hub: HubGradients
-    chain: LocalChain
 
 
 def spread(
     folder: Path, processes: int, dtype: torch.dtype, parameters: str = "all"
-) -> tuple[HubGradients, LocalChain, list[nn.Module]]:
-    """The engine, its chain, and the model of every process."""
+) -> tuple[HubGradients, list[nn.Module]]:
+    """The engine, and the model of every process."""
     spec = ModelSpec(path=str(folder))
     shares = [Share(process, processes) for process in range(processes)]
-    models = [load_share(spec, share, dtype, "cpu") for share in shares]
+    models = [plain(load_share(spec, share, dtype, "cpu")) for share in shares]
 
     def part(model: nn.Module, share: Share) -> Part:
         return Part(model, parameter_scope(model, parameters), own_blocks(model, share))
@@ -64,7 +62,14 @@ def spread(
         [functools.partial(part, model, share) for model, share in zip(models[1:], shares[1:], strict=True)]
     )
     scope = parameter_scope(models[0], parameters)
-    return HubGradients(models[0], scope, len(own_blocks(models[0], shares[0])), chain), chain, models
+    return HubGradients(models[0], scope, len(own_blocks(models[0], shares[0])), chain), models
+
+
+def plain(model: Any) -> nn.Module:
+    """Experts one after the other: the fused kernel knows no float64."""
+    model.set_experts_implementation("eager")
+    own: nn.Module = model
+    return own
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -81,14 +86,20 @@ def saved(name: str, folder: Path) -> Path:
     + [("llama_tied", 3, "last_layers:1")],
     ids=str,
 )
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     name, processes, parameters = request.param
     folder = saved(name, tmp_path_factory.mktemp(name))
     with DoubleThroughout():
-        model = load_weights(ModelSpec(path=str(folder)), torch.float64, "cpu")
+        model = plain(load_weights(ModelSpec(path=str(folder)), torch.float64, "cpu"))
         alone = PerSampleGradients(model, parameter_scope(model, parameters))
-        hub, chain, _ = spread(folder, processes, torch.float64, parameters)
-        yield Case(alone, hub, chain)
+        hub, _ = spread(folder, processes, torch.float64, parameters)
+        return Case(alone, hub)
+
+
+@pytest.fixture
+def case(built: Case) -> Iterator[Case]:
+    with DoubleThroughout():
+        yield built
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:
@@ -157,14 +168,14 @@ def test_sums_are_the_same_to_the_bit_however_the_blocks_are_spread(tmp_path: Pa
     batch = make_batch(SAMPLES, "cpu")
     _, expected, _ = alone.run(batch, alone.squared_norms())
     for processes in (2, 3, 4):
-        hub, _, _ = spread(folder, processes, torch.float32)
+        hub, _ = spread(folder, processes, torch.float32)
         assert torch.equal(hub.run(batch, hub.squared_norms())[1], expected)
 
 
 @pytest.mark.parametrize("name", ["llama_tied", "gpt2", "mixtral"])
 def test_a_process_holds_its_own_weights_and_no_others(name: str, tmp_path: Path) -> None:
     folder = saved(name, tmp_path)
-    _, _, models = spread(folder, 3, torch.float32)
+    _, models = spread(folder, 3, torch.float32)
     whole = load_weights(ModelSpec(path=str(folder)), torch.float32, "cpu")
     sizes = {parameter: own.numel() for parameter, own in whole.named_parameters()}
     here = [{n for n, own in model.named_parameters() if not own.is_meta} for model in models]

@@ -23,9 +23,9 @@ class Chain(Protocol):
     def forward(self, hidden_BTD: Tensor, asked: Asked, *, all_layers: bool) -> list[Tensor]:
         """What the parts' blocks return [B, T, D]: of every block in order, or of the last one alone."""
 
-    def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+    def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """For the gradient of what `forward` returned last: that of what it was given, and the columns [B, C] of every
-        block in order, where the pass asks for columns."""
+        block in order; None for columns that were not asked for, or of parameters that do not count."""
 
     def order(
         self,
@@ -62,12 +62,12 @@ class LocalChain:
             layers += [*inner, hidden_BTD] if all_layers else []
         return layers or [hidden_BTD]
 
-    def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor] | None]:
-        columns: list[list[Tensor] | None] = []
+    def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        columns: list[Tensor | None] = []
         for part in reversed(self._parts):
             grad_BTD, own = part.backward(grad_BTD)
-            columns.append(own)
-        return grad_BTD, in_order(columns[::-1])
+            columns = [*own, *columns]
+        return grad_BTD, columns
 
     def order(
         self,
@@ -76,16 +76,6 @@ class LocalChain:
         **kwargs: _Arguments.kwargs,
     ) -> list[_Result]:
         return [work(part, *args, **kwargs) for part in self._parts]
-
-
-def in_order(columns: Sequence[list[Tensor] | None]) -> list[Tensor] | None:
-    """Columns of every block from those of every part; None where the pass asked for none."""
-    found: list[Tensor] = []
-    for own in columns:
-        if own is None:
-            return None
-        found += own
-    return found
 
 
 class Elsewhere(torch.autograd.Function):
@@ -97,7 +87,7 @@ class Elsewhere(torch.autograd.Function):
         ctx: Any, hidden_BTD: Tensor, chain: Chain, asked: Asked, kept: list[Tensor] | None, *probes: Tensor
     ) -> Tensor:
         """`kept` is filled with the hidden states that every block returns, where it is given."""
-        ctx.chain, ctx.probes = chain, len(probes)
+        ctx.chain = chain
         layers = chain.forward(hidden_BTD.detach(), asked, all_layers=kept is not None)
         if kept is not None:
             kept += layers
@@ -106,4 +96,4 @@ class Elsewhere(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_BTD, columns = ctx.chain.backward(grad_outputs[0])
-        return grad_BTD, None, None, None, *(columns or [None] * ctx.probes)
+        return grad_BTD, None, None, None, *columns

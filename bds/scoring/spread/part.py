@@ -115,24 +115,25 @@ class Part:
             self._pass = _Pass(asked, entered_BTD, layers[-1], probes)
         return layers[-1].detach(), [layer.detach() for layer in layers[:-1]] if all_layers else []
 
-    def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+    def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """For the gradient of what `forward` returned last: that of what it was given, and the columns [B, C] of every
-        block, where the pass asks for columns."""
+        block. None for columns that were not asked for, or of parameters that do not count."""
         assert self._pass is not None, "a backward pass follows a forward pass"
         done, self._pass = self._pass, None
         grad_BTD = grad_BTD.to(self.device)
+        nothing: list[Tensor | None] = [None] * len(self.blocks)
         if done.asked in _GRADIENTS_BY_AUTOGRAD:
-            return self._by_autograd(done, grad_BTD), None
+            return self._by_autograd(done, grad_BTD), nothing
         wanted = [done.entered_BTD, *done.probes]
         entered_BTD, *columns = torch.autograd.grad(done.left_BTD, wanted, grad_BTD, materialize_grads=True)
+        if columns and done.asked in (Asked.SQUARED_NORMS, Asked.NORMS_AND_DOTS):
+            return entered_BTD, [*columns]
         if done.asked is Asked.ANCHOR_ROWS:
             self._recorder.batch_done(len(grad_BTD))
-        if done.asked is Asked.EACH_SQUARED_NORM:
+        elif columns:
             norms = torch.stack(columns).sum((0, 1)).tolist()
             self._norms_to_check = dict(zip(sorted(self._parameters), norms, strict=True))
-        if done.asked in (Asked.SQUARED_NORMS, Asked.NORMS_AND_DOTS):
-            return entered_BTD, columns
-        return entered_BTD, None
+        return entered_BTD, nothing
 
     def finish_gradient_sum(self) -> None:
         """Keeps the sum of the gradients of all passes that asked for it, as one direction, and begins the next."""
