@@ -38,7 +38,31 @@ def check_spec(spec: AuditSpec) -> list[str]:
     notes += cautions(weights_of(spec.score.detectors or []))
     notes += _check_anchors(spec)
     check_run_dir(spec.run.dir)
+    _check_spread(spec)
     return notes
+
+
+def _check_spread(spec: AuditSpec) -> None:
+    """Raises SpecError where a model spread over processes cannot do what is asked."""
+    parts = spec.resources.parts_per_model
+    if parts == 1:
+        return
+    for field, asked in (("model.adapter", spec.model.adapter is not None), ("score.parameters", _is_lora(spec))):
+        if asked:
+            raise SpecError(
+                f"field {field}: a model with a LoRA adapter cannot be spread over processes; set "
+                "resources.parts_per_model to 1, or merge the adapter into the model and score all parameters"
+            )
+    for index, detector in enumerate(spec.score.detectors or []):
+        if detector.probe_prompts is not None:
+            raise SpecError(
+                f"field score.detectors.{index}.probe_prompts: a model spread over processes generates no answers to "
+                "choose a layer by; set the detector's layer, or resources.parts_per_model to 1"
+            )
+
+
+def _is_lora(spec: AuditSpec) -> bool:
+    return spec.score.parameters == "lora"
 
 
 def _check_names(spec: AuditSpec) -> None:

@@ -94,6 +94,11 @@ def run_audit(
         BdsError: the run failed.
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
+    if local and spec.resources.parts_per_model > 1:
+        raise SpecError(
+            f"field resources.parts_per_model: --local is one process, not {spec.resources.parts_per_model}; "
+            "set it to 1, or leave --local out"
+        )
     run = RunDirectory(spec.run.dir)
     with open_attempt(run, command, fresh=fresh) as attempt:
         expect_kind(run, "audit", "the audit")
@@ -265,7 +270,7 @@ def _anchor_stage(
     if not run.exists(facts_path):
         sizes = ", ".join(f"{len(samples)} {name}" for name, samples in prepared.anchors.items()) or "none"
         report(f"loading the model and preparing the anchors ({sizes})")
-        run.write_json(facts_path, workers.once(functools.partial(prepare_anchors, run.uri, path)))
+        run.write_json(facts_path, workers.once(functools.partial(prepare_anchors, run.uri, path, workers.spread)))
     facts: dict[str, Any] = run.read_json(facts_path)
     return facts
 
@@ -306,7 +311,7 @@ def _score_stage(
         workers.score(
             run,
             waiting,
-            functools.partial(load_scorer, run.uri, _reference_path(prepared)),
+            functools.partial(load_scorer, run.uri, _reference_path(prepared), workers.spread),
             attempt=lease.record.attempt,
             on_receipt=done,
             on_failure=failed,
@@ -398,6 +403,7 @@ def _write_tables(
         components=components,
         manifest=manifest,
         once=workers.once,
+        spread=workers.spread,
     )
     write_archived_report(run)
 

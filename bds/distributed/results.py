@@ -22,6 +22,7 @@ from bds.scoring.lexical import bm25_columns
 from bds.scoring.passes import Passes
 from bds.scoring.selection import Selection, default_selections, select
 from bds.scoring.shard import last_exchange
+from bds.scoring.spread.chain import Spread
 from bds.scoring.stages import explain_rows
 from bds.spec.models import AuditSpec, SelectionSpec
 
@@ -49,12 +50,14 @@ def write_results(
     components: pl.DataFrame,
     manifest: dict[str, Any],
     once: Once,
+    spread: Spread | None,
 ) -> None:
     """Writes components.parquet, scores.parquet, selections/ and what the report is made of.
 
     Args:
         components: the whole dataset in row order.
         once: runs a function where the model can be loaded; not called where TOKEN_SHARES are kept.
+        spread: how the model is spread over processes, where it is.
     """
     rows = _Rows(run, plan)
     if passes.needs_text:
@@ -88,7 +91,7 @@ def write_results(
     }
     frames = {selection.name: selection.rows for _, selection in selections}
     shown = rows_to_explain(scores, detectors, frames, info)
-    tokens = _token_shares(run, rows.table(shown), once) if passes.collection.gradients else {}
+    tokens = _token_shares(run, rows.table(shown), once, spread) if passes.collection.gradients else {}
     notes = [*_scale_notes(passes, components), *_token_notes(tokens, shown)]
     inputs = ReportInputs(
         spec=spec.model_dump(mode="json"),
@@ -207,12 +210,14 @@ def _scale_notes(passes: Passes, components: pl.DataFrame) -> list[str]:
     return notes
 
 
-def _token_shares(run: RunDirectory, table: pl.DataFrame, once: Once) -> dict[int, list[tuple[str, float]]]:
+def _token_shares(
+    run: RunDirectory, table: pl.DataFrame, once: Once, spread: Spread | None
+) -> dict[int, list[tuple[str, float]]]:
     """Of the rows in the table by row_index; where shares are kept, those, whichever rows they are of."""
     try:
         kept = run.read_json(TOKEN_SHARES)
     except FileNotFoundError:
-        found = once(functools.partial(explain_rows, run.uri, table)) if table.height else {}
+        found = once(functools.partial(explain_rows, run.uri, table, spread)) if table.height else {}
         run.write_json(TOKEN_SHARES, {str(index): shares for index, shares in found.items()})
         return found
     return {int(index): [(text, share) for text, share in shares] for index, shares in kept.items()}

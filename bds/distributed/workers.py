@@ -1,6 +1,7 @@
 """Where an audit's work runs: on a pool of Ray actors, or in this process. Both give the same bytes."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -12,12 +13,16 @@ from bds.runs.plan import Shard
 from bds.runs.receipts import Receipt
 from bds.runs.threads import limited_threads
 from bds.scoring.loading import gpu_memory_needed, memory_needed
+from bds.scoring.spread.chain import Spread
 from bds.spec.models import AuditSpec
 
 _Result = TypeVar("_Result")
 
 
 class Workers(Protocol):
+    spread: Spread | None
+    """How the model is spread over processes, where it is."""
+
     def once(self, function: Callable[[], _Result]) -> _Result:
         """Runs a picklable function where the model can be loaded."""
 
@@ -36,6 +41,8 @@ class Workers(Protocol):
 
 class LocalWorkers:
     """One after the other, without Ray."""
+
+    spread: Spread | None = None
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -64,14 +71,22 @@ class RayWorkers:
 
     def __init__(self, spec: AuditSpec, run: RunDirectory, shards: int, report: Callable[[str], None]) -> None:
         from bds.distributed.nodes import check_nodes
+        from bds.distributed.parts import open_chain
         from bds.distributed.preflight import plan_pool
 
+        parts = spec.resources.parts_per_model
         self._pool = plan_pool(
-            spec.resources, shards=max(1, shards), memory_needed=memory_needed(spec.model), say=report
+            spec.resources,
+            shards=max(1, shards),
+            memory_needed=_share(memory_needed(spec.model), parts),
+            say=report,
+            parts=parts,
         )
-        check_nodes(run, self._pool, inputs=_inputs(spec), gpu_bytes=gpu_memory_needed(spec.model))
+        check_nodes(run, self._pool, inputs=_inputs(spec), gpu_bytes=_share(gpu_memory_needed(spec.model), parts))
+        self.spread = Spread(parts, functools.partial(open_chain, self._pool)) if parts > 1 else None
         gpus = f", {self._pool.gpus:g} GPU" if self._pool.gpus else ""
-        report(f"Ray: {self._pool.actors} actors of {self._pool.cpus} CPU{gpus} each")
+        processes = f"{parts} processes of " if parts > 1 else ""
+        report(f"Ray: {self._pool.actors} actors of {processes}{self._pool.cpus} CPU{gpus} each")
 
     def once(self, function: Callable[[], _Result]) -> _Result:
         from bds.distributed.scoring import run_once
@@ -91,6 +106,11 @@ class RayWorkers:
         from bds.distributed.scoring import score_shards
 
         score_shards(run, shards, factory, self._pool, attempt=attempt, on_receipt=on_receipt, on_failure=on_failure)
+
+
+def _share(needed: int | None, parts: int) -> int | None:
+    """Of one process; blocks cannot be cut, so that the largest has a little more."""
+    return None if needed is None else needed // parts
 
 
 def _inputs(spec: AuditSpec) -> dict[str, str]:
