@@ -25,6 +25,7 @@ def check_spec(spec: AuditSpec) -> list[str]:
     from bds.scoring.learned_weights import cautions, weights_of
 
     _check_names(spec)
+    _check_spread(spec)
     notes = check_data(spec.data.path, "field data.path")
     notes += check_model(spec.model.path, "field model.path")
     if spec.model.adapter is not None:
@@ -38,7 +39,6 @@ def check_spec(spec: AuditSpec) -> list[str]:
     notes += cautions(weights_of(spec.score.detectors or []))
     notes += _check_anchors(spec)
     check_run_dir(spec.run.dir)
-    _check_spread(spec)
     return notes
 
 
@@ -47,7 +47,10 @@ def _check_spread(spec: AuditSpec) -> None:
     parts = spec.resources.parts_per_model
     if parts == 1:
         return
-    for field, asked in (("model.adapter", spec.model.adapter is not None), ("score.parameters", _is_lora(spec))):
+    for field, asked in (
+        ("model.adapter", spec.model.adapter is not None),
+        ("score.parameters", spec.score.parameters == "lora"),
+    ):
         if asked:
             raise SpecError(
                 f"field {field}: a model with a LoRA adapter cannot be spread over processes; set "
@@ -59,10 +62,6 @@ def _check_spread(spec: AuditSpec) -> None:
                 f"field score.detectors.{index}.probe_prompts: a model spread over processes generates no answers to "
                 "choose a layer by; set the detector's layer, or resources.parts_per_model to 1"
             )
-
-
-def _is_lora(spec: AuditSpec) -> bool:
-    return spec.score.parameters == "lora"
 
 
 def _check_names(spec: AuditSpec) -> None:

@@ -217,7 +217,9 @@ def _token_shares(
     try:
         kept = run.read_json(TOKEN_SHARES)
     except FileNotFoundError:
-        found = once(functools.partial(explain_rows, run.uri, table, spread)) if table.height else {}
+        # Processes that a model is spread over pass no forward-mode derivatives on, which the shares are made of.
+        explained = table.height > 0 and spread is None
+        found = once(functools.partial(explain_rows, run.uri, table)) if explained else {}
         run.write_json(TOKEN_SHARES, {str(index): shares for index, shares in found.items()})
         return found
     return {int(index): [(text, share) for text, share in shares] for index, shares in kept.items()}

@@ -198,15 +198,14 @@ def load_scorer(run_uri: str, path: str, spread: Spread | None) -> TableScorer:
     return TableScorer(scorer)
 
 
-def explain_rows(run_uri: str, rows: "pl.DataFrame", spread: Spread | None) -> dict[int, list[tuple[str, float]]]:
+def explain_rows(run_uri: str, rows: "pl.DataFrame") -> dict[int, list[tuple[str, float]]]:
     """Stage three: text and share of the gradient norm of each supervised token, by row_index.
 
-    Empty where no gradients are taken, the model has no forward-mode derivative, or it is spread over processes, which
-    pass no such derivatives on.
+    Empty where no gradients are taken or the model has no forward-mode derivative.
     """
     run = RunDirectory(run_uri)
     spec, collection = read_spec(run), read_collection(run)
-    if not collection.gradients or spread is not None:
+    if not collection.gradients:
         return {}
     engine = load_engine(spec, collection, None)
     tokenize = conversation_tokenizer(spec)

@@ -1,8 +1,7 @@
 """An audit whose model is spread over processes has the tables of one process, also when one of them is killed."""
 
+import contextlib
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from bds.spec.models import AuditSpec
 from tests.tiny_chat import tiny_chat
 
 ROWS, ROWS_PER_SHARD = 24, 4
+SHARDS = ROWS // ROWS_PER_SHARD
 TABLES = ("components.parquet", "scores.parquet")
 
 
@@ -64,7 +64,7 @@ def in_one_process(spec_file: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return tables(run_dir)
 
 
-@pytest.mark.parametrize(("actors", "parts"), [(1, 3), (2, 2)])
+@pytest.mark.parametrize(("actors", "parts"), [pytest.param(1, 3, marks=pytest.mark.slow), (2, 2)])
 def test_any_number_of_parts_and_actors_gives_the_same_bytes(
     ray_session: None, spec_file: Path, tmp_path: Path, in_one_process: dict[str, bytes], actors: int, parts: int
 ) -> None:
@@ -75,30 +75,39 @@ def test_any_number_of_parts_and_actors_gives_the_same_bytes(
     assert tables(tmp_path / "run") == in_one_process
 
 
-def test_a_part_that_is_killed_costs_a_try_of_its_shard_and_nothing_else(
+@pytest.mark.slow
+def test_a_killed_part_and_a_killed_hub_cost_a_try_of_a_shard_and_nothing_else(
     ray_session: None, spec_file: Path, tmp_path: Path, in_one_process: dict[str, bytes]
 ) -> None:
+    """SIGKILL to a part after the first receipt and to the hub two receipts later."""
     run_dir = tmp_path / "run"
-    killed: list[int] = []
-    watcher = threading.Thread(target=kill_a_part_once_scoring, args=(RunDirectory(str(run_dir)), killed), daemon=True)
-    watcher.start()
+    run = RunDirectory(str(run_dir))
+    orphans: list[psutil.Process] = []
+
+    def kill() -> None:
+        wait_for_receipts(run, 1)
+        next(processes("PartActor")).kill()
+        wait_for_receipts(run, receipts(run) + 2)
+        orphans.extend(processes("PartActor"))
+        next(processes("MapWorker")).kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
     with deaths_kept_off_the_terminal():
         run_audit(spec_in(spec_file, run_dir, "resources.actors=1", "resources.parts_per_model=2"))
-    watcher.join(timeout=60)
-    assert killed
-    tries = [int(json.loads(file.read_text())) for file in (run_dir / "stages/score/tries").rglob("*.json")]
-    assert sorted(tries)[-2:] == [1, 2]
+    killer.join(timeout=60)
+    tries = sorted(int(json.loads(file.read_text())) for file in (run_dir / "stages/score/tries").rglob("*.json"))
+    assert len(tries) == SHARDS
+    assert tries[-2:] in ([2, 2], [1, 3])
     assert tables(run_dir) == in_one_process
+    assert orphans
+    _, alive = psutil.wait_procs(orphans, timeout=30)
+    assert not alive, "the parts of a hub that died are still there"
 
 
-def kill_a_part_once_scoring(run: RunDirectory, killed: list[int]) -> None:
-    """SIGKILL to one part after the first receipt."""
-    while not receipts(run):
+def wait_for_receipts(run: RunDirectory, count: int) -> None:
+    while receipts(run) < count:
         time.sleep(0.02)
-    for process in parts_here():
-        os.kill(process.pid, signal.SIGKILL)
-        killed.append(process.pid)
-        return
 
 
 def receipts(run: RunDirectory) -> int:
@@ -106,10 +115,12 @@ def receipts(run: RunDirectory) -> int:
     return 0 if plan is None else len(valid_receipts(plan, run))
 
 
-def parts_here() -> Iterator[psutil.Process]:
+def processes(name: str) -> Iterator[psutil.Process]:
+    """Of this Ray, whose title has the name of an actor's class."""
     for process in psutil.Process().children(recursive=True):
-        if "ray::PartActor" in " ".join(process.cmdline()):
-            yield process
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if f"ray::{name}" in " ".join(process.cmdline()):
+                yield process
 
 
 def test_one_process_is_not_several(spec_file: Path, tmp_path: Path) -> None:

@@ -77,11 +77,14 @@ def load_share(spec: ModelSpec, share: Share, dtype: torch.dtype, device: str) -
         PreflightError: the weights cannot be read, do not fit into memory, or are of fewer blocks than processes.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
-    with torch.device("meta"):
-        skeleton: Any = AutoModelForCausalLM.from_config(load_configuration(spec))
-    places = _devices(skeleton, share, device)
+    logging.disable_progress_bar()
+    configuration = load_configuration(spec)
     with _left_where_loaded(), weights_or_reason(spec, device):
+        with torch.device("meta"):
+            skeleton: Any = AutoModelForCausalLM.from_config(configuration)
+        places = _devices(skeleton, share, device)
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
             spec.path, revision=spec.revision, dtype=dtype, device_map=places
         )
