@@ -11,7 +11,7 @@ from bds.spec.models import AuditSpec
 BASE: dict[str, Any] = {
     "data": {"path": "/nowhere/data.jsonl"},
     "model": {"path": "/nowhere/model"},
-    "anchors": {"sets": {"harmful": "/nowhere/harmful.jsonl"}},
+    "anchors": {"sets": {"harmful": "/nowhere/harmful.jsonl", "safe": "/nowhere/safe.jsonl"}},
     "score": {"detectors": ["self_influence"]},
     "run": {"dir": "/nowhere/run"},
 }
