@@ -403,7 +403,6 @@ def _write_tables(
         components=components,
         manifest=manifest,
         once=workers.once,
-        spread=workers.spread,
     )
     write_archived_report(run)
 

@@ -35,7 +35,8 @@ def read_reference(run: RunDirectory, path: str, holds: Callable[[str], bool]) -
     """The reference, with the gradients of those parameters alone for which `holds` is true."""
     with ExitStack() as stack:
         first = stack.enter_context(run.opened(path))
-        pieces = _facts(first)["pieces"]
+        # A run begun before models could be spread names none.
+        pieces = _facts(first).get("pieces", [])
         folder = path.rpartition("/")[0]
         others = [stack.enter_context(run.opened(f"{folder}/{name}")) for name in pieces]
         return _from_files([first, *others], holds)

@@ -161,15 +161,22 @@ def columns(engine: PerSampleGradients, reference: Reference) -> Tensor:
     return engine.run(make_batch(SAMPLES, "cpu"), query)[1]
 
 
-def test_sums_are_the_same_to_the_bit_however_the_blocks_are_spread(tmp_path: Path) -> None:
-    folder = saved("llama_tied", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "processes"), [*((name, 3) for name in ARCHITECTURES), ("llama_tied", 2), ("llama_tied", BLOCKS)]
+)
+def test_numbers_are_the_same_to_the_bit_however_the_blocks_are_spread(
+    name: str, processes: int, tmp_path: Path
+) -> None:
+    folder = saved(name, tmp_path)
     model = load_weights(ModelSpec(path=str(folder)), torch.float32, "cpu")
     alone = PerSampleGradients(model, parameter_scope(model, "all"))
+    hub, _ = spread(folder, processes, torch.float32)
     batch = make_batch(SAMPLES, "cpu")
-    _, expected, _ = alone.run(batch, alone.squared_norms())
-    for processes in (2, 3, 4):
-        hub, _ = spread(folder, processes, torch.float32)
-        assert torch.equal(hub.run(batch, hub.squared_norms())[1], expected)
+    loss_B, columns_BC, layers = alone.run(batch, alone.squared_norms(), all_layers=True)
+    own_loss_B, own_columns_BC, own_layers = hub.run(batch, hub.squared_norms(), all_layers=True)
+    assert torch.equal(own_loss_B, loss_B)
+    assert torch.equal(own_columns_BC, columns_BC)
+    assert all(torch.equal(own, layer) for own, layer in zip(own_layers, layers, strict=True))
 
 
 @pytest.mark.parametrize("name", ["llama_tied", "gpt2", "mixtral"])

@@ -73,6 +73,8 @@ def own_blocks(model: nn.Module, share: Share) -> range:
 def load_share(spec: ModelSpec, share: Share, dtype: torch.dtype, device: str) -> nn.Module:
     """The model with the weights of one share on `device`, and all others without memory (on the meta device).
 
+    Safetensors files are mapped into memory, so that the weights of others are not read either.
+
     Raises:
         PreflightError: the weights cannot be read, do not fit into memory, or are of fewer blocks than processes.
     """
