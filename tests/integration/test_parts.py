@@ -1,7 +1,7 @@
 """The chain of part actors alone: what comes back from them, and exceptions as themselves."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -38,8 +38,8 @@ class Adding:
 
 
 @pytest.fixture(scope="module")
-def chain(ray_session: None) -> Iterator[RayChain]:
-    yield opened([functools.partial(Adding, 2, torch.OutOfMemoryError("no memory")), functools.partial(Adding, 5)])
+def chain(ray_session: None) -> RayChain:
+    return opened([functools.partial(Adding, 2, torch.OutOfMemoryError("no memory")), functools.partial(Adding, 5)])
 
 
 def opened(loaders: Sequence[Any]) -> RayChain:
