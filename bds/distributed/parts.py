@@ -8,7 +8,7 @@ Shapes: B samples, T positions, D hidden, C columns, G decoder blocks outside th
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import ray
@@ -70,9 +70,9 @@ class PartActor:
         limit_threads(self._threads)
 
     @ray.method(num_returns=2)
-    def forward(self, hidden_BTD: Tensor, asked: Asked, all_layers: bool) -> tuple[Tensor, list[Tensor]]:
-        left_BTD, layers = self._part().forward(hidden_BTD, asked, all_layers=all_layers)
-        return left_BTD.cpu(), [layer.cpu() for layer in layers]
+    def forward(self, hidden_BTD: Tensor, asked: Asked, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        left_BTD, found = self._part().forward(hidden_BTD, asked, layers)
+        return left_BTD.cpu(), {index: layer.cpu() for index, layer in found.items()}
 
     @ray.method(num_returns=2)
     def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor | None]]:
@@ -94,16 +94,15 @@ class RayChain:
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = actors
 
-    def forward(self, hidden_BTD: Tensor, asked: Asked, *, all_layers: bool) -> list[Tensor]:
+    def forward(self, hidden_BTD: Tensor, asked: Asked, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
         onward: Any = hidden_BTD.cpu()
-        refs = []
+        refs: list[Any] = []
         for actor in self._actors:
-            onward, inner = actor.forward.remote(onward, asked, all_layers)
-            refs += [inner, onward] if all_layers else []
-        found: list[Tensor] = []
-        for answer in _answers(refs or [onward]):
-            found += answer if isinstance(answer, list) else [answer]
-        return [layer.to(hidden_BTD.device) for layer in found]
+            onward, own = actor.forward.remote(onward, asked, layers)
+            refs.append(own)
+        left_BTD, *found = _answers([onward, *refs])
+        device = hidden_BTD.device
+        return left_BTD.to(device), {index: layer.to(device) for own in found for index, layer in own.items()}
 
     def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         onward: Any = grad_BTD.cpu()

@@ -145,17 +145,18 @@ def _add_hidden_states(
     roles: Mapping[str, str],
     token_budget: int,
 ) -> None:
+    wanted = range(engine.hidden_states) if reference.plan.compliance else reference.plan.hidden_layers
     ends: dict[int, dict[int, Tensor]] = {layer: {} for layer in reference.plan.hidden_layers}
     means: dict[int, Tensor] = {}
     for indices in length_batches([len(row.input_ids) for row in rows], token_budget):
         batch = make_batch([(rows[index].input_ids, rows[index].supervised) for index in indices], engine.device)
-        _, layers = engine.run_forward(batch, all_layers=True)
+        _, layers = engine.run_forward(batch, layers=wanted)
         for place, index in enumerate(indices):
             start, end = rows[index].answer_positions
             for layer in ends:
                 ends[layer][index] = layers[layer][place, end - 1].float()
             if reference.plan.compliance:
-                means[index] = torch.stack([layer[place, start:end].float().mean(0) for layer in layers])
+                means[index] = torch.stack([layer[place, start:end].float().mean(0) for layer in layers.values()])
     for layer, found in ends.items():
         stacked_MD = torch.stack([found[index] for index in range(len(rows))])
         reference.hidden_MD[layer] = torch.nn.functional.normalize(stacked_MD, dim=1).cpu()

@@ -3,7 +3,7 @@
 Shapes: B rows of a batch, T positions, D hidden, C query columns, M anchors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -73,6 +73,8 @@ class ShardScorer:
         self._anchor_hidden = {layer: hidden_MD.to(device) for layer, hidden_MD in reference.hidden_MD.items()}
         direction_D = reference.compliance_direction_D
         self._compliance_D = None if direction_D is None else direction_D.to(device)
+        compliance = [] if reference.compliance_layer is None else [reference.compliance_layer]
+        self._layers = sorted({*self.hidden_layers, *compliance})
         self._schema = self._component_schema()
 
     def score(self, rows: Sequence[Row]) -> dict[str, pl.DataFrame]:
@@ -165,17 +167,16 @@ class ShardScorer:
 
     def _run(self, rows: Sequence[TokenizedRow]) -> list[RowComponents]:
         batch = make_batch([(row.input_ids, row.supervised) for row in rows], self.engine.device)
-        every_layer = bool(self.hidden_layers) or self._compliance_D is not None
         if self.gradients:
             query = self._anchor_gradients.query(tied=self.engine.tied)
-            loss_B, columns_BC, layers = self.engine.run(batch, query, all_layers=every_layer)
+            loss_B, columns_BC, layers = self.engine.run(batch, query, layers=self._layers)
         else:
-            loss_B, layers = self.engine.run_forward(batch, all_layers=every_layer)
+            loss_B, layers = self.engine.run_forward(batch, layers=self._layers)
             columns_BC = None
         found = [RowComponents(loss) for loss in loss_B.tolist()]
         if columns_BC is not None:
             self._add_gradients(found, columns_BC)
-        if every_layer:
+        if self._layers:
             self._add_hidden(found, rows, batch, layers)
         return found
 
@@ -202,7 +203,7 @@ class ShardScorer:
                     components.direction_dots[name] = dot
 
     def _add_hidden(
-        self, found: Sequence[RowComponents], rows: Sequence[TokenizedRow], batch: Batch, layers: Sequence[Tensor]
+        self, found: Sequence[RowComponents], rows: Sequence[TokenizedRow], batch: Batch, layers: Mapping[int, Tensor]
     ) -> None:
         sample_B = torch.arange(len(rows), device=batch.ids_BT.device)
         end_B = torch.tensor([row.answer_end for row in rows], device=batch.ids_BT.device)

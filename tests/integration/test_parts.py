@@ -1,7 +1,7 @@
 """The chain of part actors alone: what comes back from them, and exceptions as themselves."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -24,11 +24,10 @@ class Adding:
             raise error
         self.number, self.error = number, error
 
-    def forward(self, hidden_BTD: Tensor, asked: Asked, *, all_layers: bool) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, hidden_BTD: Tensor, asked: Asked, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
         if asked is Asked.SQUARED_NORMS and self.error is not None:
             raise self.error
-        inner = [hidden_BTD - self.number] if all_layers else []
-        return hidden_BTD + self.number, inner
+        return hidden_BTD + self.number, {self.number: hidden_BTD - self.number} if self.number in layers else {}
 
     def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         return grad_BTD * self.number, [torch.full((1, 1), float(self.number)), None]
@@ -48,9 +47,9 @@ def opened(loaders: Sequence[Any]) -> RayChain:
 
 def test_tensors_go_through_the_parts_in_order_and_back(chain: RayChain) -> None:
     hidden_BTD = torch.zeros(1, 1, 1)
-    (last,) = chain.forward(hidden_BTD, Asked.NOTHING, all_layers=False)
-    assert float(last) == 7
-    assert [float(layer) for layer in chain.forward(hidden_BTD, Asked.NOTHING, all_layers=True)] == [-2, 2, -3, 7]
+    left_BTD, found = chain.forward(hidden_BTD, Asked.NOTHING, [5])
+    assert float(left_BTD) == 7
+    assert {index: float(layer) for index, layer in found.items()} == {5: -3}
     entered_BTD, columns = chain.backward(torch.ones(1, 1, 1))
     assert float(entered_BTD) == 10
     assert [None if own is None else float(own) for own in columns] == [2, None, 5, None]
@@ -60,10 +59,10 @@ def test_tensors_go_through_the_parts_in_order_and_back(chain: RayChain) -> None
 
 def test_an_exception_of_a_part_comes_through_the_parts_after_it_as_itself(chain: RayChain) -> None:
     with pytest.raises(torch.OutOfMemoryError, match="no memory"):
-        chain.forward(torch.zeros(1, 1, 1), Asked.SQUARED_NORMS, all_layers=False)
+        chain.forward(torch.zeros(1, 1, 1), Asked.SQUARED_NORMS, ())
 
 
 def test_a_part_that_cannot_load_says_why(ray_session: None) -> None:
     broken = opened([functools.partial(Adding, 1, PreflightError("no weights")), functools.partial(Adding, 1)])
     with pytest.raises(PreflightError, match="no weights"):
-        broken.forward(torch.zeros(1, 1, 1), Asked.NOTHING, all_layers=False)
+        broken.forward(torch.zeros(1, 1, 1), Asked.NOTHING, ())

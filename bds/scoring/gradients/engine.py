@@ -6,7 +6,7 @@ the columns of the whole model, and nothing is stored on a module.
 Shapes: B samples, T positions, C columns, D hidden.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +79,11 @@ class PerSampleGradients:
     def dtype(self) -> torch.dtype:
         return self.head.module.weight.dtype
 
+    @property
+    def hidden_states(self) -> int:
+        """How many there are: what the embedding gives, and what every decoder block returns."""
+        return int(self.model.config.get_text_config(decoder=True).num_hidden_layers) + 1
+
     def squared_norms(self) -> SquaredNorms:
         return SquaredNorms(tied=self.tied)
 
@@ -98,19 +103,22 @@ class PerSampleGradients:
         """Has other processes read the anchors' gradients of their parameters from the reference at `path`."""
 
     @contextmanager
-    def _elsewhere(self, asked: Asked, probes: Sequence[Tensor], *, all_layers: bool) -> Iterator[Mapping[int, Tensor]]:
+    def _elsewhere(
+        self, asked: Asked, probes: Sequence[Tensor], layers: Collection[int]
+    ) -> Iterator[Mapping[int, Tensor]]:
         """The time of a forward pass. Where other processes hold blocks, they take their part in it.
 
         Args:
             probes: one a place; the backward pass gives those of blocks elsewhere their gradient.
+            layers: indices of the hidden states wanted.
 
         Yields:
-            Hidden states [B, T, D] that were not computed here, by their index; filled by the pass.
+            Those [B, T, D] that were not computed here, by their index; filled by the pass.
         """
         yield {}
 
-    def _decode(self, batch: Batch, *, all_layers: bool) -> Any:
-        options: dict[str, Any] = {"use_cache": False, "output_hidden_states": all_layers}
+    def _decode(self, batch: Batch, layers: Collection[int]) -> Any:
+        options: dict[str, Any] = {"use_cache": False, "output_hidden_states": bool(layers)}
         if self._has_position_embedding:
             options["position_ids"] = positions_of_each(batch.ids_BT)
         return self._decoder(input_ids=batch.ids_BT, **options)
@@ -118,12 +126,17 @@ class PerSampleGradients:
     def _probes(self, batch: Batch, columns: int) -> list[Tensor]:
         return self._places.probes(len(batch.ids_BT), columns, accumulator(self.dtype), self.device)
 
-    def run(self, batch: Batch, query: Query, *, all_layers: bool = False) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def run(
+        self, batch: Batch, query: Query, *, layers: Collection[int] = ()
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """One forward and one backward pass.
 
+        Args:
+            layers: indices of the hidden states wanted.
+
         Returns:
-            Mean loss of each sample [B]; the query's columns [B, C], float32 (float64 for a float64 model); and, with
-            `all_layers`, every hidden state [B, T, D], else only the last.
+            Mean loss of each sample [B]; the query's columns [B, C], float32 (float64 for a float64 model); and the
+            hidden states [B, T, D] wanted, by their index.
         """
         probes = self._probes(batch, query.columns)
 
@@ -132,24 +145,24 @@ class PerSampleGradients:
 
         with (
             tapped(self.coverage, query, probe_of, len(batch.ids_BT)),
-            self._elsewhere(query.asked, probes, all_layers=all_layers) as others,
+            self._elsewhere(query.asked, probes, layers) as others,
             torch.enable_grad(),
         ):
-            decoded = self._decode(batch, all_layers=all_layers)
+            decoded = self._decode(batch, layers)
             loss_B = HeadLoss.apply(
                 decoded.last_hidden_state, probes[0], batch.ids_BT, batch.supervised_BT, self.head, query
             )
             columns = torch.autograd.grad(loss_B.sum(), probes, materialize_grads=True)
-        return loss_B.detach(), torch.stack(columns).sum(0), _hidden_states(decoded, others, all_layers=all_layers)
+        return loss_B.detach(), torch.stack(columns).sum(0), _hidden_states(decoded, others, layers)
 
     @torch.no_grad()
-    def run_forward(self, batch: Batch, *, all_layers: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Mean loss of each sample [B] and hidden states, without a backward pass."""
-        with self._elsewhere(Asked.NOTHING, [], all_layers=all_layers) as others:
-            decoded = self._decode(batch, all_layers=all_layers)
+    def run_forward(self, batch: Batch, *, layers: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """Mean loss of each sample [B] and the hidden states wanted by index, without a backward pass."""
+        with self._elsewhere(Asked.NOTHING, [], layers) as others:
+            decoded = self._decode(batch, layers)
         probe_BC = torch.zeros(len(batch.ids_BT), 0, device=self.device)
         loss_B = HeadLoss.apply(decoded.last_hidden_state, probe_BC, batch.ids_BT, batch.supervised_BT, self.head, None)
-        return loss_B, _hidden_states(decoded, others, all_layers=all_layers)
+        return loss_B, _hidden_states(decoded, others, layers)
 
     def gradient(
         self, batch: Batch, weights_B: Tensor, names: Sequence[str], *, asked: Asked = Asked.PASSAGE
@@ -166,7 +179,7 @@ class PerSampleGradients:
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         try:
-            with torch.enable_grad(), self._elsewhere(asked, probes, all_layers=False):
+            with torch.enable_grad(), self._elsewhere(asked, probes, ()):
                 loss_B = self._autograd_loss(batch)
                 # The probes are asked for so that the pass reaches blocks elsewhere, whatever is asked for here.
                 wanted = [*parameters.values(), *probes]
@@ -205,7 +218,7 @@ class PerSampleGradients:
         query = ByParameter(self.squared_norms(), {name: index for index, name in enumerate(names)})
         loss_B, columns_BC, _ = self.run(batch, query)
         model = type(self.model).__name__
-        with torch.no_grad(), self._elsewhere(Asked.NOTHING, [], all_layers=False):
+        with torch.no_grad(), self._elsewhere(Asked.NOTHING, [], ()):
             own_loss = float(self._autograd_loss(batch))
         if abs(own_loss - float(loss_B)) > tolerance_of(self.dtype) * max(1.0, own_loss):
             raise PreflightError(
@@ -236,7 +249,5 @@ def positions_of_each(like_BT: Tensor) -> Tensor:
     return positions_T.expand(like_BT.shape[:2]).contiguous()
 
 
-def _hidden_states(decoded: Any, others: Mapping[int, Tensor], *, all_layers: bool) -> tuple[Tensor, ...]:
-    if not all_layers:
-        return (decoded.last_hidden_state.detach(),)
-    return tuple(others.get(index, layer).detach() for index, layer in enumerate(decoded.hidden_states))
+def _hidden_states(decoded: Any, others: Mapping[int, Tensor], layers: Collection[int]) -> dict[int, Tensor]:
+    return {index: (others[index] if index in others else decoded.hidden_states[index]).detach() for index in layers}

@@ -3,7 +3,7 @@
 Shapes: B samples, T positions, D hidden, C columns, G decoder blocks outside the hub.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -20,8 +20,8 @@ _Result = TypeVar("_Result")
 class Chain(Protocol):
     """The parts of a model in order. One pass at a time; an exception of a part is raised here as itself."""
 
-    def forward(self, hidden_BTD: Tensor, asked: Asked, *, all_layers: bool) -> list[Tensor]:
-        """What the parts' blocks return [B, T, D]: of every block in order, or of the last one alone."""
+    def forward(self, hidden_BTD: Tensor, asked: Asked, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """What the last block returns [B, T, D], and the hidden states wanted, by their index: b + 1 for block b."""
 
     def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """For the gradient of what `forward` returned last: that of what it was given, and the columns [B, C] of every
@@ -55,12 +55,12 @@ class LocalChain:
     def __init__(self, loaders: Sequence[Callable[[], Part]]) -> None:
         self._parts = [load() for load in loaders]
 
-    def forward(self, hidden_BTD: Tensor, asked: Asked, *, all_layers: bool) -> list[Tensor]:
-        layers: list[Tensor] = []
+    def forward(self, hidden_BTD: Tensor, asked: Asked, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        found: dict[int, Tensor] = {}
         for part in self._parts:
-            hidden_BTD, inner = part.forward(hidden_BTD, asked, all_layers=all_layers)
-            layers += [*inner, hidden_BTD] if all_layers else []
-        return layers or [hidden_BTD]
+            hidden_BTD, own = part.forward(hidden_BTD, asked, layers)
+            found |= own
+        return hidden_BTD, found
 
     def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         columns: list[Tensor | None] = []
@@ -84,16 +84,21 @@ class Elsewhere(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_BTD: Tensor, chain: Chain, asked: Asked, kept: list[Tensor] | None, *probes: Tensor
+        ctx: Any,
+        hidden_BTD: Tensor,
+        chain: Chain,
+        asked: Asked,
+        layers: Collection[int],
+        found: dict[int, Tensor],
+        *probes: Tensor,
     ) -> Tensor:
-        """`kept` is filled with the hidden states that every block returns, where it is given."""
+        """`found` is filled with the hidden states whose indices are in `layers`."""
         ctx.chain = chain
-        layers = chain.forward(hidden_BTD.detach(), asked, all_layers=kept is not None)
-        if kept is not None:
-            kept += layers
-        return layers[-1]
+        left_BTD, own = chain.forward(hidden_BTD.detach(), asked, layers)
+        found.update(own)
+        return left_BTD
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_BTD, columns = ctx.chain.backward(grad_outputs[0])
-        return grad_BTD, None, None, None, *columns
+        return grad_BTD, None, None, None, None, *columns

@@ -5,7 +5,7 @@ The first block that is elsewhere stands for all of them (`Elsewhere`), the othe
 Shapes: B samples, T positions, D hidden.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -56,19 +56,20 @@ class HubGradients(PerSampleGradients):
         self._chain.order(Part.read_anchor_gradients, run_uri, path)
 
     @contextmanager
-    def _elsewhere(self, asked: Asked, probes: Sequence[Tensor], *, all_layers: bool) -> Iterator[Mapping[int, Tensor]]:
+    def _elsewhere(
+        self, asked: Asked, probes: Sequence[Tensor], layers: Collection[int]
+    ) -> Iterator[Mapping[int, Tensor]]:
         others: dict[int, Tensor] = {}
         returned: list[Any] = []
+        # The last hidden state is the one after the final norm, which is here.
+        wanted = frozenset(layers) & frozenset(range(self._here + 1, len(self._blocks)))
 
         def see(module: nn.Module, inputs: Any, output: Any) -> None:
             returned[:] = [output]
 
         def stand_for_all(*args: Any, **kwargs: Any) -> Any:
-            kept: list[Tensor] | None = [] if all_layers else None
             own = probes[1 + self._here :]
-            left_BTD = Elsewhere.apply(_first(args, kwargs), self._chain, asked, kept, *own)
-            # The last hidden state is the one after the final norm.
-            others.update({self._here + 1 + index: layer for index, layer in enumerate((kept or [])[:-1])})
+            left_BTD = Elsewhere.apply(_first(args, kwargs), self._chain, asked, wanted, others, *own)
             return like_returned(returned[0])(left_BTD)
 
         def pass_on(*args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ numbers that are none (NaN): a decoder that hands anything made of those weights
 Shapes: B samples, T positions, D hidden, C columns.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -99,21 +99,24 @@ class Part:
         """Changes the type of the weights, in which everything is then computed."""
         self.model.to(dtype)
 
-    def forward(self, hidden_BTD: Tensor, asked: Asked, *, all_layers: bool) -> tuple[Tensor, list[Tensor]]:
-        """What the last block returns for the hidden states that the first is given, and, with `all_layers`, what each
-        of the blocks before the last returns."""
+    def forward(self, hidden_BTD: Tensor, asked: Asked, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """What the last block returns for the hidden states that the first is given, and those of the part's hidden
+        states that are in `layers`, by their index: b + 1 for block b."""
         # An earlier pass that ended in an error must not keep its memory.
         self._pass = None
         entered_BTD = hidden_BTD.to(self.device)
         if asked is Asked.NOTHING:
             with torch.no_grad():
-                layers = self._through(entered_BTD)
+                returned = self._through(entered_BTD)
         else:
             entered_BTD = entered_BTD.detach().requires_grad_(True)
             with self._asking(asked, len(entered_BTD)) as probes, torch.enable_grad():
-                layers = self._through(entered_BTD)
-            self._pass = _Pass(asked, entered_BTD, layers[-1], probes)
-        return layers[-1].detach(), [layer.detach() for layer in layers[:-1]] if all_layers else []
+                returned = self._through(entered_BTD)
+            self._pass = _Pass(asked, entered_BTD, returned[-1], probes)
+        found = {
+            block + 1: own.detach() for block, own in zip(self.blocks, returned, strict=True) if block + 1 in layers
+        }
+        return returned[-1].detach(), found
 
     def backward(self, grad_BTD: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """For the gradient of what `forward` returned last: that of what it was given, and the columns [B, C] of every
@@ -228,9 +231,8 @@ class Part:
 
             return forward
 
-        own = {
-            index: runs(self._all_blocks[index], last=index == self.blocks.stop - 1) for index in self.blocks
-        }  # fmt: skip
+        end = self.blocks.stop - 1
+        own = {index: runs(self._all_blocks[index], last=index == end) for index in self.blocks}
         before = dict.fromkeys(range(self.blocks.start), lambda *args, **kwargs: self._returns(entered_BTD))
         self._decode(entered_BTD, {**before, **own}, around=torch.nan)
         return layers
@@ -274,6 +276,8 @@ class Part:
 
         with self._or_refused():
             self._decode(self._made_up_hidden(), {0: first}, around=0.0)
+        if isinstance(found[0], tuple) and any(True for _ in _tensors_in(found[0][1:])):
+            raise self._refusal("they return more than a hidden state")
         return like_returned(found[0])
 
     @torch.no_grad()
