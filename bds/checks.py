@@ -25,6 +25,7 @@ def check_spec(spec: AuditSpec) -> list[str]:
     from bds.scoring.learned_weights import cautions, weights_of
 
     _check_names(spec)
+    _check_spread(spec)
     notes = check_data(spec.data.path, "field data.path")
     notes += check_model(spec.model.path, "field model.path")
     if spec.model.adapter is not None:
@@ -39,6 +40,28 @@ def check_spec(spec: AuditSpec) -> list[str]:
     notes += _check_anchors(spec)
     check_run_dir(spec.run.dir)
     return notes
+
+
+def _check_spread(spec: AuditSpec) -> None:
+    """Raises SpecError where a model spread over processes cannot do what is asked."""
+    parts = spec.resources.parts_per_model
+    if parts == 1:
+        return
+    for field, asked in (
+        ("model.adapter", spec.model.adapter is not None),
+        ("score.parameters", spec.score.parameters == "lora"),
+    ):
+        if asked:
+            raise SpecError(
+                f"field {field}: a model with a LoRA adapter cannot be spread over processes; set "
+                "resources.parts_per_model to 1, or merge the adapter into the model and score all parameters"
+            )
+    for index, detector in enumerate(spec.score.detectors or []):
+        if detector.probe_prompts is not None:
+            raise SpecError(
+                f"field score.detectors.{index}.probe_prompts: a model spread over processes generates no answers to "
+                "choose a layer by; set the detector's layer, or resources.parts_per_model to 1"
+            )
 
 
 def _check_names(spec: AuditSpec) -> None:

@@ -164,10 +164,11 @@ class StudyReader:
         each_token, passes = _scoring_passes(self.spec, audit)
         tokens = counted.samples * counted.tokens_per_row
         done = sum(each.rows_ok + each.rows_not_ok for each in receipts)
-        gpus = self.spec.resources.scoring.gpus_per_actor
+        scoring = self.spec.resources.scoring
+        gpus, parts = scoring.gpus_per_actor, scoring.parts_per_model
         for device in dict.fromkeys(each.worker.device for each in receipts):
             own = [each for each in receipts if each.worker.device == device]
-            seconds = sum(each.seconds for each in own) * (1.0 if gpus == "auto" else gpus or 1.0)
+            seconds = sum(each.seconds for each in own) * (1.0 if gpus == "auto" else gpus or 1.0) * parts
             self.spent.append(Spent("audit", scorer, seconds, each_token * sum(each.tokens for each in own), device))
         return Work(
             "audit",

@@ -63,12 +63,14 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 }  # fmt: skip
 
 
-def tiny_model(name: str, dtype: torch.dtype = torch.float32, *, seed: int = 0) -> nn.Module:
+def tiny_model(name: str, dtype: torch.dtype = torch.float32, *, seed: int = 0, blocks: int = 2) -> nn.Module:
     """A random model whose norms and biases are not at their trivial start."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(
-        CONFIGS[name](), attn_implementation="eager", experts_implementation="eager"
-    )
+    config: Any = CONFIGS[name]()
+    config.num_hidden_layers = blocks
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[block % 2] for block in range(blocks)]
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", experts_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

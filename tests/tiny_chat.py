@@ -28,7 +28,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_chat(
-    folder: Path, *, chat_template: bool = True, hidden: int = 32, tied: bool = True
+    folder: Path, *, chat_template: bool = True, hidden: int = 32, tied: bool = True, blocks: int = 2
 ) -> tuple[Any, PreTrainedTokenizerFast]:
     """Writes model and tokenizer to `folder` and returns them."""
     tokenizer = byte_tokenizer()
@@ -39,7 +39,7 @@ def tiny_chat(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
-        num_hidden_layers=2,
+        num_hidden_layers=blocks,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=4096,

@@ -97,6 +97,11 @@ def run_audit(
         BdsError: the run failed.
         Interrupted: SIGINT or SIGTERM; running the same command again resumes.
     """
+    if local and spec.resources.parts_per_model > 1:
+        raise SpecError(
+            f"field resources.parts_per_model: --local is one process, not {spec.resources.parts_per_model}; "
+            "set it to 1, or leave --local out"
+        )
     check_hub(spec)
     run = RunDirectory(spec.run.dir)
     with open_attempt(run, command, fresh=fresh) as attempt:
@@ -281,7 +286,7 @@ def _anchor_stage(
     if not run.exists(facts_path):
         sizes = ", ".join(f"{len(samples)} {name}" for name, samples in prepared.anchors.items()) or "none"
         report(f"loading the model and preparing the anchors ({sizes})")
-        run.write_json(facts_path, workers.once(functools.partial(prepare_anchors, run.uri, path)))
+        run.write_json(facts_path, workers.once(functools.partial(prepare_anchors, run.uri, path, workers.spread)))
     facts: dict[str, Any] = run.read_json(facts_path)
     return facts
 
@@ -322,7 +327,7 @@ def _score_stage(
         workers.score(
             run,
             waiting,
-            functools.partial(load_scorer, run.uri, _reference_path(prepared)),
+            functools.partial(load_scorer, run.uri, _reference_path(prepared), workers.spread),
             attempt=lease.record.attempt,
             on_receipt=done,
             on_failure=failed,

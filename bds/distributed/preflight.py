@@ -40,6 +40,7 @@ def plan_pool(
     memory_needed: int | None,
     say: Callable[[str], None],
     at_least: int = 1,
+    parts: int = 1,
     noun: str = "actor",
     nodes_now: Callable[[], Sequence[Node]] | None = None,
 ) -> WorkerPool:
@@ -47,9 +48,11 @@ def plan_pool(
 
     Args:
         shards: what is left to score; there are never more actors.
-        memory_needed: bytes an actor needs at least; used where `resources.memory_per_actor` is not given.
+        memory_needed: bytes a process needs at least; used where `resources.memory_per_actor` is not given.
         say: told once when there is something to wait for.
         at_least: actors without which nothing can begin, where their number is auto.
+        parts: processes of an actor, each of which takes what the fields of `resources` say; they may be on several
+            nodes.
         noun: what the user calls an actor; its plural is the field of `resources` with their number.
         nodes_now: the cluster's nodes; left out, those of the connected Ray.
 
@@ -67,18 +70,19 @@ def plan_pool(
         gpus = gpus_per_actor(resources, nodes)
         need = {"CPU": float(resources.cpus_per_actor), "GPU": gpus, "memory": float(memory or 0)}
         wanted = at_least if resources.actors == "auto" else min(resources.actors, shards)
-        room = actors_that_fit([node.free for node in nodes], need)
+        # Processes are alike: wherever they begin, as many fit, so no actor waits for a place that another took.
+        room = actors_that_fit([node.free for node in nodes], need) // parts
         if room >= wanted:
             metrics.waited(noun, time.monotonic() - began)
             actors = min(room, shards) if resources.actors == "auto" else wanted
-            return WorkerPool(actors, resources.cpus_per_actor, gpus, memory)
+            return WorkerPool(actors, resources.cpus_per_actor, gpus, memory, parts)
         if time.monotonic() >= deadline:
             metrics.waited(noun, time.monotonic() - began)
-            raise PreflightError(_no_room(nodes, need, wanted, room, resources.wait_seconds, noun))
+            raise PreflightError(_no_room(nodes, need, wanted, room, parts, resources.wait_seconds, noun))
         if not waiting:
             waiting = True
             say(f"waiting up to {resources.wait_seconds} s for the cluster: room for {room} of {wanted} {noun}s")
-            _ask_autoscaler(need, wanted)
+            _ask_autoscaler(need, wanted * parts)
         time.sleep(_POLL_SECONDS)
 
 
@@ -132,15 +136,17 @@ def _count(name: str, has: float, needs: float) -> int:
     return math.floor(has / needs + 1e-4)
 
 
-def _ask_autoscaler(need: Mapping[str, float], actors: int) -> None:
+def _ask_autoscaler(need: Mapping[str, float], processes: int) -> None:
     """A cluster that grows on demand sees no demand while bds only looks; one of fixed size ignores this."""
     from ray.autoscaler.sdk import request_resources
 
     bundle = {name: amount for name, amount in need.items() if amount > 0}
-    request_resources(bundles=[bundle] * actors)
+    request_resources(bundles=[bundle] * processes)
 
 
-def _no_room(nodes: Sequence[Node], need: Mapping[str, float], wanted: int, room: int, waited: int, noun: str) -> str:
+def _no_room(
+    nodes: Sequence[Node], need: Mapping[str, float], wanted: int, room: int, parts: int, waited: int, noun: str
+) -> str:
     total = {name: sum(node.total.get(name, 0.0) for node in nodes) for name in need}
     free = {name: sum(node.free.get(name, 0.0) for node in nodes) for name in need}
     if need["GPU"] > 0 and total["GPU"] == 0:
@@ -152,8 +158,9 @@ def _no_room(nodes: Sequence[Node], need: Mapping[str, float], wanted: int, room
     has = ", ".join(
         f"{_amount(name, free[name])} free of {_amount(name, total[name])}" for name in need if need[name] > 0
     )
+    each = f"{actor} on one node" if parts == 1 else f"{parts} times {actor}, each on one node,"
     return (
-        f"the cluster has room for {room} of {wanted} {noun}s after {waited} s: one {noun} takes {actor} on one node "
+        f"the cluster has room for {room} of {wanted} {noun}s after {waited} s: one {noun} takes {each} "
         f"and {len(nodes)} node{'s' if len(nodes) != 1 else ''} have {has}; lower resources.{noun}s or what each "
         "takes, or raise resources.wait_seconds"
     )

@@ -87,9 +87,11 @@ def write_results(
         for entry, selection in selections
     }
     frames = {selection.name: selection.rows for _, selection in selections}
+    parts = spec.resources.parts_per_model
     shown = rows_to_explain(scores, detectors, frames, info)
-    tokens = _token_shares(run, rows.table(shown), once) if passes.collection.gradients else {}
-    notes = [*_scale_notes(passes, components), *_token_notes(tokens, shown)]
+    tokens = _token_shares(run, rows.table(shown), once, parts) if passes.collection.gradients else {}
+    notes = _scale_notes(passes, components)
+    notes += _token_notes(tokens, shown, parts) if passes.collection.gradients else []
     inputs = ReportInputs(
         spec=spec.model_dump(mode="json"),
         manifest={**manifest, "warnings": [*manifest["warnings"], *notes]},  # type: ignore[typeddict-item]
@@ -207,19 +209,23 @@ def _scale_notes(passes: Passes, components: pl.DataFrame) -> list[str]:
     return notes
 
 
-def _token_shares(run: RunDirectory, table: pl.DataFrame, once: Once) -> dict[int, list[tuple[str, float]]]:
+def _token_shares(run: RunDirectory, table: pl.DataFrame, once: Once, parts: int) -> dict[int, list[tuple[str, float]]]:
     """Of the rows in the table by row_index; where shares are kept, those, whichever rows they are of."""
     try:
         kept = run.read_json(TOKEN_SHARES)
     except FileNotFoundError:
-        found = once(functools.partial(explain_rows, run.uri, table)) if table.height else {}
+        # Processes that a model is spread over pass no forward-mode derivatives on, which the shares are made of.
+        explained = table.height > 0 and parts == 1
+        found = once(functools.partial(explain_rows, run.uri, table)) if explained else {}
         run.write_json(TOKEN_SHARES, {str(index): shares for index, shares in found.items()})
         return found
     return {int(index): [(text, share) for text, share in shares] for index, shares in kept.items()}
 
 
-def _token_notes(tokens: Mapping[int, Sequence[tuple[str, float]]], shown: Sequence[int]) -> list[str]:
-    """No tokens at all is a model whose shares cannot be taken, and nothing to mend."""
+def _token_notes(tokens: Mapping[int, Sequence[tuple[str, float]]], shown: Sequence[int], parts: int) -> list[str]:
+    """No tokens at all of a model in one process is one whose shares cannot be taken, and nothing to mend."""
+    if not tokens and parts > 1:
+        return [f"samples shown have no token colours: the model is spread over {parts} processes, which take none"]
     without = sum(index not in tokens for index in shown)
     if not tokens or not without:
         return []

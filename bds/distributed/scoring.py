@@ -52,6 +52,8 @@ class WorkerPool:
     gpus: float
     memory: int | None
     """Bytes."""
+    parts: int = 1
+    """Processes of an actor: its own, and those it starts for the other parts of its model. Each takes the same."""
 
 
 def score_shards(

@@ -155,9 +155,10 @@ def open_runner(
 def least_resources(spec: StudySpec, step: Step) -> Mapping[str, float]:
     """What a step must have of a cluster to do anything, as Ray names it."""
     gpus: float | str
+    processes = 1
     if step.kind == "audit":
         own = spec.resources.scoring
-        cpus, gpus = own.cpus_per_actor, own.gpus_per_actor
+        cpus, gpus, processes = own.cpus_per_actor, own.gpus_per_actor, own.parts_per_model
     elif step.kind == "finetune":
         training = spec.resources.training
         cpus, gpus = training.cpus_per_worker * training.workers, training.gpus_per_worker
@@ -170,7 +171,8 @@ def least_resources(spec: StudySpec, step: Step) -> Mapping[str, float]:
         import ray
 
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-    return {"CPU": float(cpus), "GPU": float(gpus)} if gpus else {"CPU": float(cpus)}
+    need = {"CPU": float(cpus), "GPU": float(gpus)} if gpus else {"CPU": float(cpus)}
+    return {name: amount * processes for name, amount in need.items()}
 
 
 def failure_of(act: Callable[[], BdsError | None]) -> str:

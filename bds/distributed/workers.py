@@ -1,6 +1,7 @@
 """Where an audit's work runs: on a pool of Ray actors, or in this process. Both give the same bytes."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -14,6 +15,7 @@ from bds.runs.receipts import Receipt
 from bds.runs.threads import limited_threads
 from bds.scoring.dry_run import UnknownMemoryError
 from bds.scoring.memory import MemoryModel, Room, ScoringMemory, fit, fit_again, lowered
+from bds.scoring.spread.chain import Spread
 from bds.scoring.stages import read_token_budget, write_token_budget
 from bds.spec.models import AuditSpec
 from bds.spec.named_paths import hub_names
@@ -32,6 +34,9 @@ _Result = TypeVar("_Result")
 
 
 class Workers(Protocol):
+    spread: Spread | None
+    """How the model is spread over processes, where it is."""
+
     def once(self, function: Callable[[], _Result]) -> _Result:
         """Runs a picklable function where the model can be loaded."""
 
@@ -50,6 +55,8 @@ class Workers(Protocol):
 
 class LocalWorkers:
     """One after the other, without Ray."""
+
+    spread: Spread | None = None
 
     def __init__(
         self, spec: AuditSpec, run: RunDirectory, memory: MemoryOf | None, report: Callable[[str], None]
@@ -85,8 +92,10 @@ class RayWorkers:
         self, spec: AuditSpec, run: RunDirectory, shards: int, memory: MemoryOf, report: Callable[[str], None]
     ) -> None:
         from bds.distributed.nodes import check_nodes
+        from bds.distributed.parts import open_chain
         from bds.distributed.preflight import cluster_nodes, gpus_per_actor, plan_pool
 
+        parts = spec.resources.parts_per_model
         nodes = cluster_nodes()
         on_gpu = gpus_per_actor(spec.resources, nodes) > 0
         model = _estimated(lambda: memory("cuda" if on_gpu else "cpu"), report)
@@ -97,14 +106,16 @@ class RayWorkers:
             room = _main_memory_room(spec, nodes)
             settled = _estimated(lambda: settle(run, spec, model, room, report), report)
             needed = None if settled is None else settled.total
-        self._pool = plan_pool(spec.resources, shards=max(1, shards), memory_needed=needed, say=report)
+        self._pool = plan_pool(spec.resources, shards=max(1, shards), memory_needed=needed, say=report, parts=parts)
         looks = check_nodes(run, self._pool, inputs=_inputs(spec), hub=hub_names(spec))
         if model is not None and on_gpu:
             room = gpu_room(looks, self._pool.gpus)
             settled = _estimated(lambda: settle(run, spec, model, room, report), report)
         _record(run, spec, settled)
+        self.spread = Spread(parts, functools.partial(open_chain, self._pool)) if parts > 1 else None
         gpus = f", {self._pool.gpus:g} GPU" if self._pool.gpus else ""
-        report(f"Ray: {self._pool.actors} actors of {self._pool.cpus} CPU{gpus} each")
+        processes = f"{parts} processes of " if parts > 1 else ""
+        report(f"Ray: {self._pool.actors} actors of {processes}{self._pool.cpus} CPU{gpus} each")
 
     def once(self, function: Callable[[], _Result]) -> _Result:
         from bds.distributed.scoring import run_once
@@ -124,6 +135,11 @@ class RayWorkers:
         from bds.distributed.scoring import score_shards
 
         score_shards(run, shards, factory, self._pool, attempt=attempt, on_receipt=on_receipt, on_failure=on_failure)
+
+
+def _share(needed: int | None, parts: int) -> int | None:
+    """Of one process; blocks cannot be cut, so that the largest has a little more."""
+    return None if needed is None else needed // parts
 
 
 def _inputs(spec: AuditSpec) -> dict[str, str]:

@@ -77,6 +77,13 @@ class RunDirectory:
             content: bytes = file.readall()
             return content
 
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """A file to read from in any order. Raises FileNotFoundError where there is no such file."""
+        filesystem, base = self._storage()
+        with self._explained("read", name), filesystem.open_input_file(f"{base}/{name}") as file:
+            yield file
+
     def write_bytes(self, name: str, content: bytes) -> None:
         filesystem, base = self._storage()
         with self._explained("write", name):

@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,10 +118,18 @@ def load_weights(model: ModelSpec, dtype: torch.dtype, device: str, *, workers: 
 
     logging.disable_progress_bar()
     spread = {"distributed_config": DistributedConfig(fsdp_size=workers)} if workers > 1 else {}
-    try:
+    with weights_or_reason(model, device):
         loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, revision=model.revision, dtype=dtype, **spread)
         if not spread:
             loaded = loaded.to(device)
+    return loaded
+
+
+@contextmanager
+def weights_or_reason(model: ModelSpec, device: str) -> Iterator[None]:
+    """Raises PreflightError where the weights that are loaded in the block cannot be read or do not fit into memory."""
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         raise PreflightError(
             f"model.path '{model.path}' does not fit into the memory of {device}; take a smaller "
@@ -127,7 +137,6 @@ def load_weights(model: ModelSpec, dtype: torch.dtype, device: str, *, workers: 
         ) from error
     except _UNREADABLE as error:
         raise PreflightError(f"the weights of model.path '{model.path}' cannot be loaded: {_reason(error)}") from error
-    return loaded
 
 
 def load_adapter(model: nn.Module, adapter: str, *, trainable: bool) -> nn.Module:

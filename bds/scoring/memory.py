@@ -12,7 +12,7 @@ Shapes: B samples, T positions, K directions, M anchors.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,9 +23,10 @@ from bds.errors import PreflightError
 from bds.scoring.collection import Collection
 from bds.scoring.dry_run import dry_run, experts_of
 from bds.scoring.gradients.anchors import AnchorDots, AnchorRecorder, AnchorRows, Rows
-from bds.scoring.gradients.engine import PARAMETERS_CHECKED_AT_ONCE, Batch, PerSampleGradients
+from bds.scoring.gradients.engine import Batch, PerSampleGradients
 from bds.scoring.gradients.queries import NormsAndDirectionDots, Query, Together, with_expert_views
 from bds.scoring.gradients.scope import parameter_scope
+from bds.scoring.gradients.self_check import PARAMETERS_AT_ONCE
 from bds.scoring.loading import choose_dtype, model_shell
 from bds.scoring.reference import DENSE_NUMBERS, first_tokens, tokenized_anchors
 from bds.spec.models import AuditSpec
@@ -52,7 +53,7 @@ class AnchorTokens:
 
 @dataclass(frozen=True)
 class ScoringMemory:
-    """Bytes on the device of one actor, by what takes them. Activations and weights are those of the whole model."""
+    """Bytes on the device of one process of an actor, by what takes them."""
 
     token_budget: int
     parameters: int
@@ -77,6 +78,23 @@ class ScoringMemory:
     @property
     def total(self) -> int:
         return max(self.scoring, self.preparing, self.checking, self.storing)
+
+    def spread_over(self, processes: int) -> "ScoringMemory":
+        """What each of so many processes takes that share the decoder blocks evenly. The workspace stays: the hub has
+        the logits, and any process its largest module."""
+
+        def share(size: int) -> int:
+            return -(-size // processes)
+
+        return replace(
+            self,
+            weights=share(self.weights),
+            anchors=share(self.anchors),
+            activations=share(self.activations),
+            preparing=share(self.preparing),
+            checking=share(self.checking),
+            storing=share(self.storing),
+        )
 
     def describe(self) -> str:
         """`12.3 GiB: weights 8.0, anchors 1.1, activations of 8,192 tokens 3.0, workspace 0.2`, and the pass that takes
@@ -134,7 +152,8 @@ class MemoryModel:
         self._kept = list({id(part): part for part in [*model.parameters(), *model.buffers()]}.values())
 
     def at(self, token_budget: int) -> ScoringMemory:
-        """What an actor takes with batches of at most `token_budget` padded tokens, or of one row of `max_tokens`."""
+        """What each process of an actor takes with batches of at most `token_budget` padded tokens, or of one row of
+        `max_tokens`."""
         weights = self._weights
         directions, rows, numbers = self._reference()
         stored = numbers * torch.float32.itemsize
@@ -148,7 +167,7 @@ class MemoryModel:
             for positions in dict.fromkeys((longest, min(_SHORT_ROWS, longest)))
         ]
         activations, workspace = max(passes, key=sum)
-        return ScoringMemory(
+        whole = ScoringMemory(
             token_budget=token_budget,
             parameters=sum(part.numel() for part in self._engine.model.parameters()),
             weights=weights,
@@ -159,11 +178,14 @@ class MemoryModel:
             checking=weights + self._checked_at_once(),
             storing=weights + 3 * stored if self._device == "cpu" else 0,
         )
+        return whole.spread_over(self._spec.resources.parts_per_model)
 
     def main(self) -> int:
-        """Main memory that an actor on a GPU takes: the weights while they load, then the anchors' file as bytes and as
-        tensors. Only the one task that writes that file takes it three times, when no other actor is up."""
-        return max(self._weights, 2 * self._reference()[2] * torch.float32.itemsize)
+        """Main memory that each process of an actor on a GPU takes: the weights while they load, then the anchors'
+        file as bytes and as tensors. Only the one task that writes that file takes it three times, when no other actor
+        is up."""
+        whole = max(self._weights, 2 * self._reference()[2] * torch.float32.itemsize)
+        return -(-whole // self._spec.resources.parts_per_model)
 
     @property
     def _weights(self) -> int:
@@ -217,7 +239,8 @@ class MemoryModel:
     ) -> tuple[int, int]:
         """Bytes at the end of the forward pass, and what is added to them at most."""
         engine = self._engine
-        every_layer = bool(self._collection.hidden_layers) or self._collection.compliance
+        # The first stands for the one that the anchors will choose.
+        layers = {*self._collection.hidden_layers, *((0,) if self._collection.compliance else ())}
         query: Query = engine.squared_norms()
         if rows is not None:
             query = Together([query, AnchorDots(rows)])
@@ -229,9 +252,9 @@ class MemoryModel:
             try:
                 batch = _batch(samples, positions)
                 if self._collection.gradients:
-                    engine.run(batch, query, all_layers=every_layer)
+                    engine.run(batch, query, layers=layers)
                 else:
-                    engine.run_forward(batch, all_layers=every_layer)
+                    engine.run_forward(batch, layers=layers)
             finally:
                 hook.remove()
         return after_forward[0], int((alive.peak - after_forward[0]) * (1 + _KERNELS))
@@ -279,8 +302,8 @@ class MemoryModel:
         """Gradients of the most numbers that the self-check takes together, and their copies in float32."""
         each = self._dtype.itemsize + (4 if self._dtype.itemsize < 4 else 0)
         names = sorted(self._sizes)
-        starts = range(0, len(names), PARAMETERS_CHECKED_AT_ONCE)
-        parts = [sum(self._sizes[name] for name in names[at : at + PARAMETERS_CHECKED_AT_ONCE]) for at in starts]
+        starts = range(0, len(names), PARAMETERS_AT_ONCE)
+        parts = [sum(self._sizes[name] for name in names[at : at + PARAMETERS_AT_ONCE]) for at in starts]
         return max(parts, default=0) * each
 
 
@@ -364,4 +387,6 @@ def _way_out(spec: AuditSpec) -> str:
             ways.append("anchors.gradients: direction")
     if spec.model.dtype not in ("bfloat16", "float16"):
         ways.append("model.dtype: bfloat16")
+    if spec.score.parameters != "lora" and spec.model.adapter is None:
+        ways.append(f"resources.parts_per_model: {2 * spec.resources.parts_per_model} to spread it over more processes")
     return f"take {', '.join(ways)}, or a machine with more memory"

@@ -7,12 +7,9 @@ use 10), and a set's direction is the mean of its unit gradients, not normalised
 Shapes: M anchors of all sets in order, T positions, D hidden, L hidden-state layers, K sets.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -21,8 +18,9 @@ from bds.data.rows import SCORED_STATUSES
 from bds.data.tokens import ConversationTokenizer, TokenizedRow
 from bds.errors import PreflightError
 from bds.scoring.batching import length_batches
-from bds.scoring.gradients.anchors import AnchorRecorder, AnchorRows
+from bds.scoring.gradients.anchors import AnchorDots, AnchorRecorder, AnchorRows
 from bds.scoring.gradients.engine import Batch, PerSampleGradients, make_batch
+from bds.scoring.gradients.queries import NormsAndDirectionDots, Query, SquaredNorms, Together, with_expert_views
 from bds.scoring.layers import compliance_direction
 
 
@@ -74,6 +72,24 @@ class Reference:
         return found
 
 
+class AnchorGradients:
+    """What a process holds of the anchors' gradients, those of its own parameters, ready to be compared with."""
+
+    def __init__(self, reference: Reference, device: torch.device, dtype: torch.dtype) -> None:
+        self.rows = None if reference.rows is None else reference.rows.to(device, dtype)
+        self._directions = with_expert_views(
+            {name: tensor.to(device, dtype) for name, tensor in reference.directions.items()}
+        )
+
+    def query(self, *, tied: str | None) -> Query:
+        """Squared norms, and the dots with every anchor or set where the run compares gradients. Serves one batch."""
+        if self.rows is not None:
+            return Together([SquaredNorms(tied=tied), AnchorDots(self.rows)])
+        if self._directions:
+            return NormsAndDirectionDots(self._directions, tied=tied)
+        return SquaredNorms(tied=tied)
+
+
 def prepare_reference(
     engine: PerSampleGradients,
     tokenize: ConversationTokenizer,
@@ -95,13 +111,13 @@ def prepare_reference(
         _add_hidden_states(reference, engine, tokenized, roles, token_budget)
     if plan.gradients:
         narrow = engine.dtype
-        engine.model.to(torch.promote_types(narrow, torch.float32))
+        engine.change_dtype(torch.promote_types(narrow, torch.float32))
         try:
             _add_gradients(
                 reference, engine, [first_tokens(row, plan.first_answer_tokens) for row in tokenized], token_budget
             )
         finally:
-            engine.model.to(narrow)
+            engine.change_dtype(narrow)
     return reference
 
 
@@ -136,17 +152,18 @@ def _add_hidden_states(
     roles: Mapping[str, str],
     token_budget: int,
 ) -> None:
+    wanted = range(engine.hidden_states) if reference.plan.compliance else reference.plan.hidden_layers
     ends: dict[int, dict[int, Tensor]] = {layer: {} for layer in reference.plan.hidden_layers}
     means: dict[int, Tensor] = {}
     for indices in length_batches([len(row.input_ids) for row in rows], token_budget):
         batch = make_batch([(rows[index].input_ids, rows[index].supervised) for index in indices], engine.device)
-        _, layers = engine.run_forward(batch, all_layers=True)
+        _, layers = engine.run_forward(batch, layers=wanted)
         for place, index in enumerate(indices):
             start, end = rows[index].answer_positions
             for layer in ends:
                 ends[layer][index] = layers[layer][place, end - 1].float()
             if reference.plan.compliance:
-                means[index] = torch.stack([layer[place, start:end].float().mean(0) for layer in layers])
+                means[index] = torch.stack([layer[place, start:end].float().mean(0) for layer in layers.values()])
     for layer, found in ends.items():
         stacked_MD = torch.stack([found[index] for index in range(len(rows))])
         reference.hidden_MD[layer] = torch.nn.functional.normalize(stacked_MD, dim=1).cpu()
@@ -192,21 +209,17 @@ def _add_gradients(
 
 
 def _scope_numbers(engine: PerSampleGradients) -> int:
-    return sum(part.numel() for name, part in engine.model.named_parameters() if name in engine.scope)
+    return sum(part.numel() for name, part in engine.model.named_parameters() if name in engine.scope_everywhere)
 
 
 def mean_unit_gradient(
     engine: PerSampleGradients, samples: Sequence[tuple[list[int], list[bool]]], norms_M: Tensor, token_budget: int
 ) -> dict[str, Tensor]:
     """(1/M) sum_j g_j / ||g_j|| per parameter, by one weighted backward pass a batch (He et al. 2024)."""
-    total: dict[str, Tensor] = {}
-    start = 0
-    for batch, count in _in_order(samples, engine, token_budget):
-        weights_B = 1 / (norms_M[start : start + count] * len(samples))
-        _, gradient = engine.gradient(batch, weights_B.to(engine.device), sorted(engine.scope))
-        total = {name: total[name] + part if total else part for name, part in gradient.items()}
-        start += count
-    return {name: part.cpu() for name, part in total.items()}
+    weights_M = (1 / (norms_M * len(samples))).to(engine.device)
+    batches = _in_order(samples, engine, token_budget)
+    weights = weights_M.split([count for _, count in batches])
+    return engine.gradient_sum((batch, weights_B) for (batch, _), weights_B in zip(batches, weights, strict=True))
 
 
 def _in_order(
@@ -223,49 +236,3 @@ def _in_order(
             groups.append([index])
             longest = len(ids)
     return [(make_batch([samples[index] for index in group], engine.device), len(group)) for group in groups]
-
-
-def to_bytes(reference: Reference) -> bytes:
-    """One safetensors file, its metadata a JSON object."""
-    tensors: dict[str, Tensor] = {}
-    if reference.rows is not None:
-        tensors |= {f"rows|{key}": tensor for key, tensor in reference.rows.to_tensors().items()}
-    if reference.anchor_norms_M is not None:
-        tensors["norms"] = reference.anchor_norms_M
-    tensors |= {f"direction|{parameter}": tensor.contiguous() for parameter, tensor in reference.directions.items()}
-    for layer, hidden in reference.hidden_MD.items():
-        tensors[f"hidden|{layer}"] = hidden.contiguous()
-    if reference.compliance_direction_D is not None:
-        tensors["compliance"] = reference.compliance_direction_D
-    facts = {
-        "counts": reference.counts,
-        "plan": asdict(reference.plan),
-        "compliance_layer": reference.compliance_layer,
-        "compliance_scores_L": reference.compliance_scores_L,
-    }
-    return safetensors.torch.save(tensors, metadata={"reference": json.dumps(facts)})
-
-
-def from_bytes(content: bytes) -> Reference:
-    header_size = int.from_bytes(content[:8], "little")
-    header: dict[str, Any] = json.loads(content[8 : 8 + header_size])
-    facts = json.loads(header["__metadata__"]["reference"])
-    plan = ReferencePlan(**{**facts["plan"], "hidden_layers": tuple(facts["plan"]["hidden_layers"])})
-    reference = Reference(
-        facts["counts"],
-        plan,
-        compliance_layer=facts["compliance_layer"],
-        compliance_scores_L=facts["compliance_scores_L"],
-    )
-    tensors = safetensors.torch.load(content)
-    rows = {key.removeprefix("rows|"): tensor for key, tensor in tensors.items() if key.startswith("rows|")}
-    reference.rows = AnchorRows.from_tensors(rows) if rows else None
-    reference.anchor_norms_M = tensors.get("norms")
-    reference.compliance_direction_D = tensors.get("compliance")
-    for key, tensor in tensors.items():
-        kind, _, rest = key.partition("|")
-        if kind == "hidden":
-            reference.hidden_MD[int(rest)] = tensor
-        elif kind == "direction":
-            reference.directions[rest] = tensor
-    return reference

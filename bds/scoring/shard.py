@@ -3,7 +3,7 @@
 Shapes: B rows of a batch, T positions, D hidden, C query columns, M anchors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -16,10 +16,8 @@ from bds.data.rows import SCORED_STATUSES, Conversation, Row
 from bds.data.tokens import ConversationTokenizer, TokenizedRow
 from bds.scoring import columns
 from bds.scoring.batching import halving, length_batches
-from bds.scoring.gradients.anchors import AnchorDots, AnchorRows
 from bds.scoring.gradients.engine import Batch, PerSampleGradients, make_batch
-from bds.scoring.gradients.queries import NormsAndDirectionDots, Query, Together, with_expert_views
-from bds.scoring.reference import Reference
+from bds.scoring.reference import AnchorGradients, Reference
 
 _TOKEN_COUNTS = ("prompt_tokens", "answer_tokens", "supervised_tokens", "truncated_tokens")
 
@@ -70,14 +68,13 @@ class ShardScorer:
         self.gradients = gradients
         self.hidden_layers = sorted({*hidden_layers, *reference.plan.hidden_layers})
         self.token_budget = token_budget
-        device, dtype = engine.device, engine.dtype
-        self._anchor_rows: AnchorRows | None = None if reference.rows is None else reference.rows.to(device, dtype)
-        self._directions = with_expert_views(
-            {name: tensor.to(device, dtype) for name, tensor in reference.directions.items()}
-        )
+        device = engine.device
+        self._anchor_gradients = AnchorGradients(reference, engine.device, engine.dtype)
         self._anchor_hidden = {layer: hidden_MD.to(device) for layer, hidden_MD in reference.hidden_MD.items()}
         direction_D = reference.compliance_direction_D
         self._compliance_D = None if direction_D is None else direction_D.to(device)
+        compliance = [] if reference.compliance_layer is None else [reference.compliance_layer]
+        self._layers = sorted({*self.hidden_layers, *compliance})
         self._schema = self._component_schema()
 
     def score(self, rows: Sequence[Row]) -> dict[str, pl.DataFrame]:
@@ -168,25 +165,18 @@ class ShardScorer:
         width = self.engine.head.module.weight.shape[1]
         return {"row_index": pl.Int64, **{f"layer{layer}": pl.Array(pl.Float32, width) for layer in self.hidden_layers}}
 
-    def _query(self) -> Query:
-        if self._anchor_rows is not None:
-            return Together([self.engine.squared_norms(), AnchorDots(self._anchor_rows)])
-        if self._directions:
-            return NormsAndDirectionDots(self._directions, tied=self.engine.tied)
-        return self.engine.squared_norms()
-
     def _run(self, rows: Sequence[TokenizedRow]) -> list[RowComponents]:
         batch = make_batch([(row.input_ids, row.supervised) for row in rows], self.engine.device)
-        every_layer = bool(self.hidden_layers) or self._compliance_D is not None
         if self.gradients:
-            loss_B, columns_BC, layers = self.engine.run(batch, self._query(), all_layers=every_layer)
+            query = self._anchor_gradients.query(tied=self.engine.tied)
+            loss_B, columns_BC, layers = self.engine.run(batch, query, layers=self._layers)
         else:
-            loss_B, layers = self.engine.run_forward(batch, all_layers=every_layer)
+            loss_B, layers = self.engine.run_forward(batch, layers=self._layers)
             columns_BC = None
         found = [RowComponents(loss) for loss in loss_B.tolist()]
         if columns_BC is not None:
             self._add_gradients(found, columns_BC)
-        if every_layer:
+        if self._layers:
             self._add_hidden(found, rows, batch, layers)
         return found
 
@@ -197,7 +187,7 @@ class ShardScorer:
         if not self.reference.plan.gradients:
             return
         unit_BM = columns_BC[:, 1:]
-        if self._anchor_rows is not None:
+        if self._anchor_gradients.rows is not None:
             assert self.reference.anchor_norms_M is not None
             unit_BM = unit_BM / self.reference.anchor_norms_M.to(unit_BM)
         if self.reference.plan.per_sample:
@@ -213,7 +203,7 @@ class ShardScorer:
                     components.direction_dots[name] = dot
 
     def _add_hidden(
-        self, found: Sequence[RowComponents], rows: Sequence[TokenizedRow], batch: Batch, layers: Sequence[Tensor]
+        self, found: Sequence[RowComponents], rows: Sequence[TokenizedRow], batch: Batch, layers: Mapping[int, Tensor]
     ) -> None:
         sample_B = torch.arange(len(rows), device=batch.ids_BT.device)
         end_B = torch.tensor([row.answer_end for row in rows], device=batch.ids_BT.device)

@@ -4,11 +4,13 @@ The run directory holds the frozen spec and what the run collects, so a worker o
 template and reference. No stage looks at the detectors: they may change after shards were scored.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from bds.data.anchors import load_anchor_set
 from bds.data.prompts import load_prompts
@@ -21,11 +23,16 @@ from bds.scoring.collection import Collection
 from bds.scoring.gradients.engine import PerSampleGradients
 from bds.scoring.gradients.scope import parameter_scope
 from bds.scoring.layers import choose_larf_layer
-from bds.scoring.loading import load_configuration, load_model, load_tokenizer
+from bds.scoring.loading import choose_dtype, load_configuration, load_model, load_tokenizer
 from bds.scoring.memory import MemoryModel, anchor_tokens
 from bds.scoring.passes import plan_passes, roles_of
-from bds.scoring.reference import ReferencePlan, from_bytes, prepare_reference, to_bytes
+from bds.scoring.reference import ReferencePlan, prepare_reference
+from bds.scoring.reference_files import read_reference, write_reference
 from bds.scoring.shard import ShardScorer
+from bds.scoring.spread.chain import Spread
+from bds.scoring.spread.division import Share, load_share, own_blocks
+from bds.scoring.spread.hub import HubGradients
+from bds.scoring.spread.part import Part
 from bds.scoring.token_shares import token_shares
 from bds.spec.models import AuditSpec
 
@@ -97,28 +104,59 @@ def memory_model(spec: AuditSpec, device: str) -> MemoryModel:
     return MemoryModel(spec, plan_passes(spec, decoder_blocks(spec)).collection, tokens, device)
 
 
-def load_engine(spec: AuditSpec, collection: Collection) -> PerSampleGradients:
-    """The model on this worker's device; without gradients nothing but its loss has to be understood."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def load_engine(spec: AuditSpec, collection: Collection, spread: Spread | None) -> PerSampleGradients:
+    """The model on this worker's device; without gradients nothing but its loss has to be understood.
+
+    Args:
+        spread: where given, this worker has the first of the model's blocks and starts the processes of the others.
+    """
+    device = _device()
+    if spread is not None:
+        return _load_hub(spec, collection, spread, device)
     model = load_model(spec.model, spec.score.parameters, spec.score.lora, device)
-    scope = parameter_scope(model, spec.score.parameters) if collection.gradients else frozenset()
-    return PerSampleGradients(model, scope)
+    return PerSampleGradients(model, _scope(spec, collection, model))
 
 
-def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
+def _load_hub(spec: AuditSpec, collection: Collection, spread: Spread, device: str) -> HubGradients:
+    shares = [Share(process, spread.processes) for process in range(spread.processes)]
+    # The parts load their weights while this process loads its own.
+    chain = spread.open_chain([functools.partial(load_part, spec, collection, share) for share in shares[1:]])
+    model = load_share(spec.model, shares[0], choose_dtype(spec.model, device), device)
+    return HubGradients(model, _scope(spec, collection, model), len(own_blocks(model, shares[0])), chain)
+
+
+def load_part(spec: AuditSpec, collection: Collection, share: Share) -> Part:
+    """The blocks of one part of a spread model, on this process's device."""
+    device = _device()
+    model = load_share(spec.model, share, choose_dtype(spec.model, device), device)
+    return Part(model, _scope(spec, collection, model), own_blocks(model, share))
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _scope(spec: AuditSpec, collection: Collection, model: nn.Module) -> frozenset[str]:
+    return parameter_scope(model, spec.score.parameters) if collection.gradients else frozenset()
+
+
+def prepare_anchors(run_uri: str, path: str, spread: Spread | None) -> dict[str, Any]:
     """Stage one: runs the model over the anchors and writes the reference to `path` in the run directory.
+
+    Args:
+        spread: how the model is spread over processes, where it is.
 
     Returns:
         Facts for the manifest: parameters, device, type, and how each layer was chosen, for which detector's name.
     """
     run = RunDirectory(run_uri)
     spec, collection = read_spec(run), read_collection(run)
-    engine = load_engine(spec, collection)
+    engine = load_engine(spec, collection, spread)
     tokenize = conversation_tokenizer(spec)
     facts: dict[str, Any] = {
         "model_parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
         "scored_parameters": sum(
-            parameter.numel() for name, parameter in engine.model.named_parameters() if name in engine.scope
+            parameter.numel() for name, parameter in engine.model.named_parameters() if name in engine.scope_everywhere
         ),
         "device": torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu",
         "dtype": str(engine.dtype).removeprefix("torch."),
@@ -156,7 +194,7 @@ def prepare_anchors(run_uri: str, path: str) -> dict[str, Any]:
                 "curve": {str(layer): score for layer, score in enumerate(reference.compliance_scores_L)},
             }
         )
-    run.write_bytes(path, to_bytes(reference))
+    write_reference(run, path, reference, engine.write_elsewhere(run_uri, path))
     return {**facts, "larf_layer": larf_layer}
 
 
@@ -175,14 +213,16 @@ class TableScorer:
         return self._scorer.score(list(rows_of(table)))
 
 
-def load_scorer(run_uri: str, path: str) -> TableScorer:
+def load_scorer(run_uri: str, path: str, spread: Spread | None) -> TableScorer:
     """Stage two: the model and the reference at `path`."""
     run = RunDirectory(run_uri)
     spec, collection = read_spec(run), read_collection(run)
+    engine = load_engine(spec, collection, spread)
+    engine.read_elsewhere(run_uri, path)
     scorer = ShardScorer(
-        load_engine(spec, collection),
+        engine,
         conversation_tokenizer(spec),
-        from_bytes(run.read_bytes(path)),
+        read_reference(run, path, lambda name: name in engine.scope),
         gradients=collection.gradients,
         hidden_layers=collection.hidden_layers,
         token_budget=_token_budget(run, spec),
@@ -199,7 +239,7 @@ def explain_rows(run_uri: str, rows: "pl.DataFrame") -> dict[int, list[tuple[str
     spec, collection = read_spec(run), read_collection(run)
     if not collection.gradients:
         return {}
-    engine = load_engine(spec, collection)
+    engine = load_engine(spec, collection, None)
     tokenize = conversation_tokenizer(spec)
     found = {}
     for row in rows_of(rows):

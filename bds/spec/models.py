@@ -196,6 +196,17 @@ class ResourcesSpec(Block):
     wait_seconds: int = Field(60, ge=0, description="How long to wait for the cluster to have the resources.")
 
 
+class ScoringResourcesSpec(ResourcesSpec):
+    """What a scoring actor takes. Neither the number of actors nor that of parts changes a result."""
+
+    parts_per_model: int = Field(
+        1,
+        ge=1,
+        description="Processes, a GPU each, that one copy of the model is spread over, layer by layer; each takes what "
+        "an actor takes.",
+    )
+
+
 class RunSpec(Block):
     """Where the run lives and when it counts as failed."""
 
@@ -226,5 +237,5 @@ class AuditSpec(Block):
     select: list[SelectionSpec] | None = Field(
         None, description="Left out: top 100, bottom, random and matched controls."
     )
-    resources: ResourcesSpec = ResourcesSpec()
+    resources: ScoringResourcesSpec = ScoringResourcesSpec()
     run: RunSpec

@@ -24,8 +24,8 @@ from bds.spec.models import (
     AnchorsSpec,
     Block,
     DataSpec,
-    ResourcesSpec,
     ScoreSpec,
+    ScoringResourcesSpec,
     SelectionKind,
     SelectionSpec,
     TokensSpec,
@@ -136,7 +136,7 @@ class StudyResourcesSpec(Block):
     steps: int | Literal["auto"] = Field(
         "auto", description="Steps at a time; auto: on one machine 1, on a cluster another while there is room for it."
     )
-    scoring: ResourcesSpec = ResourcesSpec()
+    scoring: ScoringResourcesSpec = ScoringResourcesSpec()
     training: TrainingResourcesSpec = TrainingResourcesSpec()
 
 

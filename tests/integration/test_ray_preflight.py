@@ -55,6 +55,21 @@ def test_auto_takes_what_there_is_and_never_more_than_shards() -> None:
     assert plan([node(8, 1)], gpus_per_actor=0).actors == 8
 
 
+def test_an_actor_of_several_processes_may_lie_on_several_nodes() -> None:
+    def pool(**fields: object) -> WorkerPool:
+        resources = ResourcesSpec.model_validate({"wait_seconds": 0, **fields})
+        nodes = [node(8, 2), node(8, 3)]
+        return plan_pool(
+            resources, shards=9, memory_needed=None, say=lambda line: None, parts=2, nodes_now=lambda: nodes
+        )
+
+    assert pool() == WorkerPool(2, 1, 1.0, None, parts=2)
+    with pytest.raises(
+        PreflightError, match=r"room for 2 of 3 actors .* one actor takes 2 times 1 CPU, 1 GPU, each on"
+    ):
+        pool(actors=3)
+
+
 def test_a_cluster_without_room_is_one_sentence_with_the_numbers() -> None:
     with pytest.raises(PreflightError) as caught:
         plan([node(2), node(2)], actors=2, cpus_per_actor=4, memory_per_actor="8GiB")

@@ -290,8 +290,8 @@ def test_a_half_finished_run_goes_on_collecting_what_it_began_with(
 ) -> None:
     run_dir = tmp_path / "run"
 
-    def load_and_stop(run_uri: str, path: str) -> Callable[[pl.DataFrame], Any]:
-        score = load_scorer(run_uri, path)
+    def load_and_stop(run_uri: str, path: str, spread: None) -> Callable[[pl.DataFrame], Any]:
+        score = load_scorer(run_uri, path, spread)
 
         def two_shards(rows: pl.DataFrame) -> Any:
             if rows["row_index"][0] >= len(ROWS) // 2:

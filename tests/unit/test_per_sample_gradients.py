@@ -129,10 +129,11 @@ def test_a_sample_does_not_depend_on_its_batch(case: Case) -> None:
 
 
 def test_loss_and_hidden_states_equal_the_models_own(case: Case) -> None:
-    loss_B, _, hidden = case.engine.run(make_batch(SAMPLES, "cpu"), case.engine.squared_norms(), all_layers=True)
-    forward_loss_B, forward_hidden = case.engine.run_forward(make_batch(SAMPLES, "cpu"), all_layers=True)
+    layers = range(case.engine.hidden_states)
+    loss_B, _, hidden = case.engine.run(make_batch(SAMPLES, "cpu"), case.engine.squared_norms(), layers=layers)
+    forward_loss_B, forward_hidden = case.engine.run_forward(make_batch(SAMPLES, "cpu"), layers=layers)
     torch.testing.assert_close(loss_B, forward_loss_B, rtol=1e-6, atol=0)
-    assert len(hidden) == len(forward_hidden)
+    assert list(hidden) == list(forward_hidden) == list(layers)
     for index, (ids, supervised) in enumerate(SAMPLES):
         with torch.no_grad():
             output = case.engine.model(
@@ -141,7 +142,7 @@ def test_loss_and_hidden_states_equal_the_models_own(case: Case) -> None:
                 output_hidden_states=True,
             )
         assert float(loss_B[index]) == pytest.approx(float(output.loss), rel=1e-5)
-        for layer, expected in zip(hidden, output.hidden_states, strict=True):
+        for layer, expected in zip(hidden.values(), output.hidden_states, strict=True):
             torch.testing.assert_close(layer[index, : len(ids)], expected[0], rtol=1e-4, atol=1e-5)
 
 

@@ -14,7 +14,8 @@ from bds.errors import PreflightError
 from bds.scoring.gradients.engine import PerSampleGradients
 from bds.scoring.gradients.scope import parameter_scope
 from bds.scoring.layers import compliance_direction
-from bds.scoring.reference import Reference, ReferencePlan, from_bytes, prepare_reference, to_bytes
+from bds.scoring.reference import Reference, ReferencePlan, prepare_reference
+from bds.scoring.reference_files import from_bytes, to_bytes
 from tests.gradient_models import autograd_gradient
 from tests.tiny_chat import tiny_chat
 

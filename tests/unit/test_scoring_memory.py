@@ -53,7 +53,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 ALL = Collection(
     gradients=True,
     anchor_gradients=True,
-    hidden_layers=(3,),
+    hidden_layers=(1,),
     probe_prompts=None,
     compliance=False,
     compliance_layer=None,
@@ -137,7 +137,7 @@ class Measured:
         else:
             query = NormsAndDirectionDots(with_expert_views(self.reference.directions), tied=self.engine.tied)
         batch = make_batch([made_up(positions, positions - 1)] * samples, "cpu")
-        self.engine.run(batch, query, all_layers=True)
+        self.engine.run(batch, query, layers=[0])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_pass_without_gradients_keeps_hidden_states_alone(tmp_path: Path) -> N
 
     engine = PerSampleGradients(load_model(spec.model, "all", LoraSpec(), "cpu"), frozenset())
     batch = make_batch([made_up(256, 255)] * 4, "cpu")
-    measured = given_out(lambda: engine.run_forward(batch, all_layers=True))
+    measured = given_out(lambda: engine.run_forward(batch, layers=[0]))
     assert measured <= estimate.activations + estimate.workspace <= 1.1 * measured
 
 
@@ -308,7 +308,8 @@ def test_where_one_row_does_not_fit_it_is_refused_with_the_parts() -> None:
     assert str(caught.value) == (
         "the GPU of node a has 2.9 GiB for an actor, which takes 3.0 GiB: weights 2.0, anchors 0, activations of 1,024 "
         "tokens 1.0, workspace 0; take shorter tokens.max_tokens, score.parameters: lora or last_layers:N, fewer "
-        "anchors, anchors.gradients: direction, model.dtype: bfloat16, or a machine with more memory"
+        "anchors, anchors.gradients: direction, model.dtype: bfloat16, resources.parts_per_model: 2 to spread it over "
+        "more processes, or a machine with more memory"
     )
 
 
@@ -325,3 +326,12 @@ def test_the_largest_pass_counts() -> None:
     assert (parts.scoring, parts.total) == (8, 9)
     assert parts.describe().endswith("; preparing the anchors in float32 takes 0.000")
     assert ";" not in replace(parts, preparing=8).describe()
+
+
+def test_processes_share_all_but_the_workspace() -> None:
+    whole = ScoringMemory(
+        64, 10, weights=100, anchors=9, activations=50, workspace=7, preparing=90, checking=110, storing=0
+    )
+    each = whole.spread_over(2)
+    assert (each.weights, each.anchors, each.activations, each.workspace) == (50, 5, 25, 7)
+    assert (each.preparing, each.checking, each.storing, each.total) == (45, 55, 0, 87)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bds.scoring.gradients.products import accumulator, product
+from bds.scoring.gradients.queries import Asked
 
 
 @dataclass
@@ -87,6 +88,7 @@ class AnchorRecorder:
     """A query of no columns that keeps the anchors' rows. One object serves all batches of anchors, in order."""
 
     columns = 0
+    asked = Asked.ANCHOR_ROWS
 
     def __init__(self) -> None:
         self._first = 0
@@ -97,6 +99,11 @@ class AnchorRecorder:
             "head": defaultdict(list),
         }
         self._vector: dict[str, list[Tensor]] = defaultdict(list)
+
+    @property
+    def samples(self) -> int:
+        """Anchor samples recorded so far."""
+        return self._first
 
     def batch_done(self, samples: int) -> None:
         self._first += samples
@@ -136,6 +143,8 @@ class AnchorRecorder:
 
 class AnchorDots:
     """<g_i, g_j> for every anchor sample j, one column an anchor."""
+
+    asked = Asked.NORMS_AND_DOTS
 
     def __init__(self, anchors: AnchorRows) -> None:
         self._anchors = anchors

@@ -1,15 +1,13 @@
 """Runs a batch with every weight frozen, asks a query of every module, and proves itself against autograd at the start.
 
-Every module in scope passes its output through `_Tap`, an identity whose second input is a leaf [B, C] of zeros, the
-probe. The backward of a tap returns the query's columns of that module as "the gradient of the probe", and autograd
-adds them up over modules. So one `autograd.grad(loss.sum(), probe)` gives the columns of the whole model, and nothing
-is stored on a module.
+Every module in scope is tapped (bds/scoring/gradients/taps.py), so that one `autograd.grad(loss.sum(), probes)` gives
+the columns of the whole model, and nothing is stored on a module.
 
 Shapes: B samples, T positions, C columns, D hidden.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bds.errors import PreflightError
-from bds.scoring.gradients.experts import (
-    replaced_forward,
-    tapped_experts_forward,
-    tapped_router_forward,
-)
-from bds.scoring.gradients.modules import Coverage, Source, cover, linear_source
+from bds.scoring.gradients.modules import Coverage, cover
 from bds.scoring.gradients.output_head import HeadLoss, OutputHead, output_head
 from bds.scoring.gradients.products import accumulator
-from bds.scoring.gradients.queries import ByParameter, Query, SquaredNorms
-
-PARAMETERS_CHECKED_AT_ONCE = 64
-"""Whose gradients the self-check holds together."""
+from bds.scoring.gradients.queries import Asked, ByParameter, Query, SquaredNorms
+from bds.scoring.gradients.self_check import PARAMETERS_AT_ONCE, expect_equal_norms, tolerance_of
+from bds.scoring.gradients.taps import Places, places_of, tapped
 
 
 @dataclass(frozen=True)
@@ -53,21 +45,6 @@ def make_batch(samples: Sequence[tuple[Sequence[int], Sequence[bool]]], device: 
     return Batch(ids_BT.to(device), supervised_BT.to(device))
 
 
-class _Tap(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, output: Tensor, probe_BC: Tensor, inputs: Tensor, columns: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        ctx.save_for_backward(inputs)
-        ctx.columns = columns
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (inputs,) = ctx.saved_tensors
-        return grad_outputs[0], ctx.columns(inputs, grad_outputs[0]), None, None
-
-
 class PerSampleGradients:
     """Per-sample loss, gradient columns and hidden states of one causal language model.
 
@@ -81,17 +58,22 @@ class PerSampleGradients:
 
     def __init__(self, model: nn.Module, scope: frozenset[str]) -> None:
         self.model: Any = model.eval().requires_grad_(False)
-        self.scope = scope
+        self.scope_everywhere = scope
+        """With those of blocks that other processes hold (bds/scoring/spread/)."""
+        self.scope = self._here(model, scope)
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
         self.decoder: Any = base.get_decoder()
         embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
-        self.head: OutputHead = output_head(model, scope)
-        self.coverage: Coverage = cover(model, scope, head)
+        self.head: OutputHead = output_head(model, self.scope)
+        self.coverage: Coverage = cover(model, self.scope, head)
+        self._places: Places = places_of(model)
         self.tied: str | None = self.head.weight if embedding.weight is head.weight and self.head.in_scope else None
-        self._has_position_embedding = any(
-            isinstance(module, nn.Embedding) and module is not embedding for module in model.modules()
-        )
+        self._has_position_embedding = has_position_embedding(model, embedding)
         self._check()
+
+    def _here(self, model: nn.Module, scope: frozenset[str]) -> frozenset[str]:
+        """Those of the scope that this process holds."""
+        return scope
 
     @property
     def device(self) -> torch.device:
@@ -101,103 +83,127 @@ class PerSampleGradients:
     def dtype(self) -> torch.dtype:
         return self.head.module.weight.dtype
 
+    @property
+    def hidden_states(self) -> int:
+        """How many there are: what the embedding gives, and what every decoder block returns."""
+        return int(self.model.config.get_text_config(decoder=True).num_hidden_layers) + 1
+
     def squared_norms(self) -> SquaredNorms:
         return SquaredNorms(tied=self.tied)
 
-    @contextmanager
-    def _tapped(self, query: Query, probe_BC: Tensor) -> Iterator[None]:
-        samples = len(probe_BC)
+    def change_dtype(self, dtype: torch.dtype) -> None:
+        """Changes the type of the weights, in which everything is then computed."""
+        self.model.to(dtype)
 
-        def hook(source: Source) -> Callable[..., Tensor]:
-            def tap(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                return _Tap.apply(
-                    output,
-                    probe_BC,
-                    inputs[0].detach(),
-                    lambda seen, grads: source.contribution(query, seen, grads, samples),
-                )
-
-            return tap
-
-        def tap_rows(
-            output: Tensor, rows: Tensor, pad: Callable[[Tensor], Tensor], parameter: str, transposed: bool
-        ) -> Tensor:
-            return _Tap.apply(
-                output,
-                probe_BC,
-                rows.detach(),
-                lambda seen, grads: query.linear(parameter, pad(seen), pad(grads), transposed),
-            )
-
-        with ExitStack() as stack:
-            for source in self.coverage.sources:
-                handle = source.module.register_forward_hook(hook(source))
-                stack.callback(handle.remove)
-            for name, experts in self.coverage.experts.items():
-                stack.enter_context(replaced_forward(experts, tapped_experts_forward(experts, name, samples, tap_rows)))
-            for name, router in self.coverage.routers.items():
-                source = linear_source(router, name, None)
-
-                def tap_linear(output: Tensor, inputs: Tensor, source: Source = source) -> Tensor:
-                    return hook(source)(source.module, (inputs,), output)
-
-                stack.enter_context(replaced_forward(router, tapped_router_forward(router, tap_linear)))
-            yield
-
-    def _decode(self, batch: Batch, *, all_layers: bool) -> Any:
-        options: dict[str, Any] = {"use_cache": False, "output_hidden_states": all_layers}
-        if self._has_position_embedding:
-            # A position embedding looked up once for all samples would add their gradients together.
-            positions_T = torch.arange(batch.ids_BT.shape[1], device=batch.ids_BT.device)
-            options["position_ids"] = positions_T.expand_as(batch.ids_BT).contiguous()
-        return self.decoder(input_ids=batch.ids_BT, **options)
-
-    def run(self, batch: Batch, query: Query, *, all_layers: bool = False) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """One forward and one backward pass.
+    def write_elsewhere(self, run_uri: str, path: str) -> list[str]:
+        """Has other processes write the anchors' gradients of their parameters beside the reference at `path`.
 
         Returns:
-            Mean loss of each sample [B]; the query's columns [B, C], float32 (float64 for a float64 model); and, with
-            `all_layers`, every hidden state [B, T, D], else only the last.
+            Names of their files, in the reference's folder.
         """
-        kind = accumulator(self.dtype)
-        probe_BC = torch.zeros(len(batch.ids_BT), query.columns, dtype=kind, device=self.device, requires_grad=True)
-        with self._tapped(query, probe_BC), torch.enable_grad():
-            decoded = self._decode(batch, all_layers=all_layers)
+        return []
+
+    def read_elsewhere(self, run_uri: str, path: str) -> None:
+        """Has other processes read the anchors' gradients of their parameters from the reference at `path`."""
+
+    @contextmanager
+    def _elsewhere(
+        self, asked: Asked, probes: Sequence[Tensor], layers: Collection[int]
+    ) -> Iterator[Mapping[int, Tensor]]:
+        """The time of a forward pass. Where other processes hold blocks, they take their part in it.
+
+        Args:
+            probes: one a place; the backward pass gives those of blocks elsewhere their gradient.
+            layers: indices of the hidden states wanted.
+
+        Yields:
+            Those [B, T, D] that were not computed here, by their index; filled by the pass.
+        """
+        yield {}
+
+    def _decode(self, batch: Batch, layers: Collection[int]) -> Any:
+        options: dict[str, Any] = {"use_cache": False, "output_hidden_states": bool(layers)}
+        if self._has_position_embedding:
+            options["position_ids"] = positions_of_each(batch.ids_BT)
+        return self.decoder(input_ids=batch.ids_BT, **options)
+
+    def _probes(self, batch: Batch, columns: int) -> list[Tensor]:
+        return self._places.probes(len(batch.ids_BT), columns, accumulator(self.dtype), self.device)
+
+    def run(
+        self, batch: Batch, query: Query, *, layers: Collection[int] = ()
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """One forward and one backward pass.
+
+        Args:
+            layers: indices of the hidden states wanted.
+
+        Returns:
+            Mean loss of each sample [B]; the query's columns [B, C], float32 (float64 for a float64 model); and the
+            hidden states [B, T, D] wanted, by their index.
+        """
+        probes = self._probes(batch, query.columns)
+
+        def probe_of(parameter: str) -> Tensor:
+            return probes[self._places.of_parameter[parameter]]
+
+        with (
+            tapped(self.coverage, query, probe_of, len(batch.ids_BT)),
+            self._elsewhere(query.asked, probes, layers) as others,
+            torch.enable_grad(),
+        ):
+            decoded = self._decode(batch, layers)
             loss_B = HeadLoss.apply(
-                decoded.last_hidden_state, probe_BC, batch.ids_BT, batch.supervised_BT, self.head, query
+                decoded.last_hidden_state, probes[0], batch.ids_BT, batch.supervised_BT, self.head, query
             )
-            (columns_BC,) = torch.autograd.grad(loss_B.sum(), probe_BC)
-        hidden = decoded.hidden_states if all_layers else (decoded.last_hidden_state,)
-        return loss_B.detach(), columns_BC, tuple(layer.detach() for layer in hidden)
+            columns = torch.autograd.grad(loss_B.sum(), probes, materialize_grads=True)
+        return loss_B.detach(), torch.stack(columns).sum(0), _hidden_states(decoded, others, layers)
 
     @torch.no_grad()
-    def run_forward(self, batch: Batch, *, all_layers: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Mean loss of each sample [B] and hidden states, without a backward pass."""
-        decoded = self._decode(batch, all_layers=all_layers)
+    def run_forward(self, batch: Batch, *, layers: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """Mean loss of each sample [B] and the hidden states wanted by index, without a backward pass."""
+        with self._elsewhere(Asked.NOTHING, [], layers) as others:
+            decoded = self._decode(batch, layers)
         probe_BC = torch.zeros(len(batch.ids_BT), 0, device=self.device)
         loss_B = HeadLoss.apply(decoded.last_hidden_state, probe_BC, batch.ids_BT, batch.supervised_BT, self.head, None)
-        return loss_B, decoded.hidden_states if all_layers else (decoded.last_hidden_state,)
+        return loss_B, _hidden_states(decoded, others, layers)
 
-    def gradient(self, batch: Batch, weights_B: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradient(
+        self, batch: Batch, weights_B: Tensor, names: Sequence[str], *, asked: Asked = Asked.PASSAGE
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses [B] and sum_i w_i g_i for the named parameters, by the model's own forward and ordinary autograd.
 
         Gradients are returned in the accumulator's type; one that the loss does not reach is zero.
+
+        Args:
+            asked: what processes that hold other blocks do with their own gradients.
         """
         parameters = {name: parameter for name, parameter in self.model.named_parameters() if name in set(names)}
+        probes = self._probes(batch, 0)
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), self._elsewhere(asked, probes, ()):
                 loss_B = self._autograd_loss(batch)
-                grads = torch.autograd.grad((loss_B * weights_B).sum(), list(parameters.values()), allow_unused=True)
+                # The probes are asked for so that the pass reaches blocks elsewhere, whatever is asked for here.
+                wanted = [*parameters.values(), *probes]
+                grads = torch.autograd.grad((loss_B * weights_B).sum(), wanted, allow_unused=True)
         finally:
             for parameter in parameters.values():
                 parameter.requires_grad_(False)
         kind = accumulator(self.dtype)
         return loss_B.detach(), {
             name: torch.zeros_like(parameter, dtype=kind) if grad is None else grad.to(kind)
-            for (name, parameter), grad in zip(parameters.items(), grads, strict=True)
+            for (name, parameter), grad in zip(parameters.items(), grads[: len(parameters)], strict=True)
         }
+
+    def gradient_sum(self, weighted: Iterable[tuple[Batch, Tensor]]) -> dict[str, Tensor]:
+        """sum_i w_i g_i over the samples of all batches, for every parameter in scope, in main memory."""
+        total: dict[str, Tensor] = {}
+        for batch, weights_B in weighted:
+            _, part = self.gradient(batch, weights_B, sorted(self.scope), asked=Asked.GRADIENT_SUM)
+            total = {name: total[name] + grad if total else grad for name, grad in part.items()}
+        return {name: grad.cpu() for name, grad in total.items()}
 
     def _autograd_loss(self, batch: Batch) -> Tensor:
         logits_BTV = self.model(input_ids=batch.ids_BT, use_cache=False).logits[:, :-1].to(accumulator(self.dtype))
@@ -209,33 +215,43 @@ class PerSampleGradients:
         """Compares the squared gradient norm of every parameter on one short made-up sample with autograd's.
 
         A module that the formulas describe wrongly (a scaled embedding, an unusual norm, a weight used twice) is
-        found here and named, before any row is scored. Half precision allows 10 %: a wrong formula is off by far more.
+        found here and named, before any row is scored.
         """
-        vocabulary = self.head.module.weight.shape[0]
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, vocabulary, (9,), generator=generator).tolist()
-        batch = make_batch([(ids, [False] * 4 + [True] * 5)], self.device)
+        batch = self._made_up_sample()
         names = sorted(self.scope)
         query = ByParameter(self.squared_norms(), {name: index for index, name in enumerate(names)})
         loss_B, columns_BC, _ = self.run(batch, query)
-        total = float(columns_BC.sum())
-        tolerance = 0.1 if self.dtype in (torch.bfloat16, torch.float16) else 1e-3
         model = type(self.model).__name__
-        with torch.no_grad():
+        with torch.no_grad(), self._elsewhere(Asked.NOTHING, [], ()):
             own_loss = float(self._autograd_loss(batch))
-        if abs(own_loss - float(loss_B)) > tolerance * max(1.0, own_loss):
+        if abs(own_loss - float(loss_B)) > tolerance_of(self.dtype) * max(1.0, own_loss):
             raise PreflightError(
                 f"the output head of {model} does something that bds does not know: its own loss on a sample is "
                 f"{own_loss:.4f}, ours {float(loss_B):.4f}; this model cannot be audited yet, please report it"
             )
-        for start in range(0, len(names), PARAMETERS_CHECKED_AT_ONCE):
-            together = names[start : start + PARAMETERS_CHECKED_AT_ONCE]
-            _, grads = self.gradient(batch, torch.ones_like(loss_B), together)
-            for name, grad in grads.items():
-                expected, found = float(grad.square().sum()), float(columns_BC[0, query.order[name]])
-                if abs(found - expected) > tolerance * expected + 1e-6 * total:
-                    raise PreflightError(
-                        f"the gradient engine and autograd disagree on the parameter '{name}' of {model} (squared norm "
-                        f"{found:.4g} against {expected:.4g}); choose score.parameters: lora or last_layers:N so that "
-                        "it is left out, or detectors that need no gradients"
-                    )
+        found = {name: float(columns_BC[0, index]) for name, index in query.order.items()}
+        for start in range(0, len(names), PARAMETERS_AT_ONCE):
+            _, grads = self.gradient(batch, torch.ones_like(loss_B), names[start : start + PARAMETERS_AT_ONCE])
+            autograd = {name: float(grad.square().sum()) for name, grad in grads.items()}
+            expect_equal_norms(model, self.dtype, found, autograd)
+
+    def _made_up_sample(self) -> Batch:
+        vocabulary = self.head.module.weight.shape[0]
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, vocabulary, (9,), generator=generator).tolist()
+        return make_batch([(ids, [False] * 4 + [True] * 5)], self.device)
+
+
+def has_position_embedding(model: nn.Module, embedding: nn.Module) -> bool:
+    """Whether the model looks positions up in a table, which is then an embedding beside that of tokens."""
+    return any(isinstance(module, nn.Embedding) and module is not embedding for module in model.modules())
+
+
+def positions_of_each(like_BT: Tensor) -> Tensor:
+    """Positions [B, T]: looked up once for all samples, a position embedding would add their gradients together."""
+    positions_T = torch.arange(like_BT.shape[1], device=like_BT.device)
+    return positions_T.expand(like_BT.shape[:2]).contiguous()
+
+
+def _hidden_states(decoded: Any, others: Mapping[int, Tensor], layers: Collection[int]) -> dict[int, Tensor]:
+    return {index: (others[index] if index in others else decoded.hidden_states[index]).detach() for index in layers}

@@ -13,6 +13,7 @@ two Gram matrices, Wang et al. 2024 (arXiv 2406.11011, section 4) for dot produc
 """
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Protocol
 
 import torch
@@ -28,10 +29,25 @@ from bds.scoring.gradients.products import (
 )
 
 
+class Asked(Enum):
+    """What one pass asks of the processes that hold other blocks of the model; each answers for its own parameters."""
+
+    NOTHING = "hidden states; no backward pass follows"
+    PASSAGE = "nothing but the gradient of what came in"
+    SQUARED_NORMS = "squared norms"
+    EACH_SQUARED_NORM = "the squared norm of each parameter, kept for the self-check"
+    NORMS_AND_DOTS = "squared norms, and dots with what the process holds of the reference"
+    ANCHOR_ROWS = "the rows of anchors, kept"
+    GRADIENT_SUM = "gradients by autograd, added to the sum that the process holds"
+    SELF_CHECK = "gradients by autograd, compared with the squared norms kept"
+
+
 class Query(Protocol):
     """Columns asked of each contribution. One object serves one batch."""
 
     columns: int
+    asked: Asked
+    """The same of other processes: a query holds this process's tensors, so it cannot be sent itself."""
 
     def linear(self, parameter: str, input_BTI: Tensor, grad_BTO: Tensor, transposed: bool) -> Tensor: ...
 
@@ -51,6 +67,7 @@ class SquaredNorms:
                2 <g_embedding, g_head> = 2 sum_{t,s} B_s[id_t] (h_s . b_t) with B the gradients of the logits
     """
 
+    asked = Asked.SQUARED_NORMS
     columns = 1
 
     def __init__(self, *, tied: str | None) -> None:
@@ -125,6 +142,8 @@ class DirectionDots:
     `directions` holds [K, ...] for each parameter in scope, `with_expert_views`.
     """
 
+    asked = Asked.NORMS_AND_DOTS
+
     def __init__(self, directions: Mapping[str, Tensor]) -> None:
         self._directions = directions
         self.columns = len(next(iter(directions.values())))
@@ -172,6 +191,8 @@ class NormsAndDirectionDots:
     module for a moment costs T I O + (1 + K) I O, which is less as soon as there are two directions.
     """
 
+    asked = Asked.NORMS_AND_DOTS
+
     def __init__(self, directions: Mapping[str, Tensor], *, tied: str | None) -> None:
         self._directions = directions
         self._norms = SquaredNorms(tied=tied)
@@ -214,6 +235,8 @@ class NormsAndDirectionDots:
 class Together:
     """Several queries over one backward pass; their columns stand side by side."""
 
+    asked = Asked.NORMS_AND_DOTS
+
     def __init__(self, queries: Sequence[Query]) -> None:
         self._queries = queries
         self.columns = sum(query.columns for query in queries)
@@ -234,6 +257,8 @@ class Together:
 class ByParameter:
     """Another one-column query, kept apart for each parameter: column `order[name]`. The engine's self-check asks
     it."""
+
+    asked = Asked.EACH_SQUARED_NORM
 
     def __init__(self, query: Query, order: Mapping[str, int]) -> None:
         assert query.columns == 1
