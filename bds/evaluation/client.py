@@ -1,7 +1,7 @@
 """Asking an OpenAI-compatible server, many requests at a time, with every fault counted and none of them lost.
 
-A request is tried again after a fault that may pass: no connection, no reply in time, 408, 409, 425, 429, 5xx, a body
-that is no JSON. What a server says in an error may quote the prompt, so it is kept apart from the public reason.
+A request is tried again after every fault but those that say that it is wrong (400, 422) or that nobody may ask (401,
+403, 404). What a server says in an error may quote the prompt, so it is kept apart from the public reason.
 """
 
 import asyncio
@@ -16,9 +16,6 @@ import httpx
 
 from bds.errors import BdsError, PreflightError
 from bds.runs.messages import first_line
-
-PASSING = frozenset({408, 409, 425, 429})
-"""Statuses below 500 that another try may change."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 
