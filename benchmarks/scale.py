@@ -1,7 +1,7 @@
 """What the driver costs: planning many rows, listing many receipts, driving many workers, with a scorer that sleeps.
 
     python benchmarks/scale.py [--rows 1000000] [--receipts 1000 4000 16000] [--actors 1 2 4 8 16] [--shards 4000]
-                               [--workers 1000] [--out FILE.json]
+                               [--no-real] [--workers 1000] [--out FILE.json]
 
 planned    a JSONL file of so many rows is read, given ids and cut into shards, as an audit does. Memory is that of the
            process above what it had before, after each quarter of the rows: what grows with them shows.
@@ -13,6 +13,8 @@ driven     Ray Data feeds the actors shards that take a fixed time asleep, throu
            machine's cores: with more of them the compute that each shard costs adds up, which is told beside it.
 long       Ray Data gives so many shards that take no time to two actors. Seconds of processor a shard, of the driver
            and of everything that Ray runs beside the actors; the driver's memory after each quarter of the shards.
+real       The tiny aligned model scores its own dataset for real, with one actor and with two: rows a second from the
+           first receipt to the last.
 crowd      so many threads in place of actors score and commit shards at the pace of real ones, spread over the time
            that one takes, and the driver does for each receipt what an audit does: its processor time a receipt is what
            a thousand workers would ask of it, without Ray. The longest wait is that of one receipt for the driver.
@@ -31,6 +33,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +42,18 @@ import psutil
 from tiny_model import RESULTS, write_record
 
 from bds.data.reader import read_rows
+from bds.distributed.audit import run_audit
 from bds.distributed.scoring import WorkerPool, score_shards
 from bds.distributed.session import private_cluster
+from bds.organism import cached_organism
+from bds.organism.recipe import Recipe
 from bds.runs.directory import RunDirectory
 from bds.runs.events import EventLog
 from bds.runs.execute import try_shard
 from bds.runs.plan import Plan, Shard, write_plan
 from bds.runs.progress import Meter, show_progress
 from bds.runs.receipts import PartFile, Receipt, Worker, part_path, remaining, write_receipt
-from bds.spec.models import DataSpec
+from bds.spec.models import AuditSpec, DataSpec
 
 ROWS_PER_SHARD = 256
 ASLEEP_SECONDS = 2.0
@@ -213,6 +219,33 @@ def helper_seconds(driver: psutil.Process) -> float:
     return total
 
 
+def real(folder: Path, actors: int) -> dict[str, Any]:
+    """An audit by all default detectors, each actor with one thread."""
+    organism = cached_organism(Recipe(), print)
+    run_dir = folder / f"real-{actors}"
+    spec = AuditSpec.model_validate(
+        {
+            "data": {"path": str(organism.pool)},
+            "model": {"path": str(organism.model)},
+            "anchors": {"sets": {name: str(organism.anchors(name)) for name in ("harmful", "safe")}},
+            "resources": {"actors": actors},
+            "run": {"dir": str(run_dir), "rows_per_shard": 20},
+        }
+    )
+    run_audit(spec)
+    ended = []
+    for line in (run_dir / "events" / "attempt-0001.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "shard":
+            ended.append(datetime.fromisoformat(event["at"]).timestamp())
+    # Two actors do not begin at once: both have work from the second receipt on.
+    between = ended[actors - 1 :]
+    return {
+        "actors": actors,
+        "rows_per_second": round(20 * (len(between) - 1) / (between[-1] - between[0]), 1),
+    }
+
+
 def crowd(folder: Path, workers: int) -> dict[str, Any]:
     """A thousand workers' receipts as a driver sees them: two shards each, begun at random moments."""
     own = folder / "crowd"
@@ -266,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4, 8, 16])
     parser.add_argument("--shards", type=int, default=4000)
     parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
     asked = parser.parse_args(arguments)
     found: dict[str, Any] = {"listed": [], "driven": []}
@@ -282,6 +316,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if asked.shards:
             found["long"] = long(Path(folder), asked.shards)
             print(found["long"], flush=True)
+        if asked.real:
+            found["real"] = [real(Path(folder), actors) for actors in (1, 2)]
+            print(found["real"], flush=True)
         if asked.workers:
             found["crowd"] = crowd(Path(folder), asked.workers)
             print(found["crowd"], flush=True)
