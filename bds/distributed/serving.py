@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ _START_SECONDS = 1800.0
 """Enough for weights of hundreds of gigabytes from a slow disk."""
 
 _PROXY_SECONDS = 120.0
+_LEAVE_SECONDS = 0.5
 
 _STARTS = 3
 _DIED = "ActorDiedError"
@@ -112,23 +114,31 @@ class Serving:
             raise
 
     def stop(self, plan: EnginePlan) -> None:
-        """Stops a plan's engine and waits until its processes have ended."""
+        """Stops a plan's engine and waits until its processes have ended, but for an interrupted run."""
         from ray import serve
 
-        name = self._names.pop(plan.id, None)
-        if name is not None:
-            with contextlib.suppress(TimeoutError):
-                serve.delete(name)
+        name = self._names.get(plan.id)
+        if name is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            serve.delete(name, _blocking=not _leaving())
+        if not _leaving():
+            del self._names[plan.id]
 
     def close(self) -> None:
         """Stops whatever runs still, and Ray Serve where this started it and nobody else has come to use it."""
         from ray import serve
+        from ray.serve.context import _get_global_client
 
-        for name in self._names.values():
+        own = set(self._names.values())
+        for name in own:
             with contextlib.suppress(TimeoutError):
-                serve.delete(name)
-        if self._ours and not serve.status().applications:
-            serve.shutdown()
+                serve.delete(name, _blocking=not _leaving())
+        if self._ours and not serve.status().applications.keys() - own:
+            if _leaving():
+                _get_global_client().shutdown(timeout_s=_LEAVE_SECONDS)
+            else:
+                serve.shutdown()
 
     def _with_room(self, settings: EngineSettings) -> EngineSettings:
         """The settings with numbers for auto, once the cluster has room for every replica.
@@ -183,6 +193,11 @@ class Serving:
 
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Of Ray Serve's logs: neither the paths of requests nor a line for each."""
+
+
+def _leaving() -> bool:
+    """Whether the run was interrupted: what it asks Ray Serve to end then ends without somebody who waits for it."""
+    return isinstance(sys.exception(), KeyboardInterrupt)
 
 
 def _import_serve() -> None:
