@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bds.errors import PreflightError
@@ -67,14 +67,12 @@ def private_cluster(*, cpus: int | None = None) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="bds-", dir=short)
     try:
         with _loopback_only(), _own_token(Path(folder) / "token"), _environment(_QUIET):
-            import ray
-
             _start(folder, cpus)
             try:
                 _keep_logs_off_the_terminal()
                 yield
             finally:
-                ray.shutdown()
+                _shut_down(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -156,9 +154,11 @@ def _start(folder: str, cpus: int | None) -> None:
                     _temp_dir=folder,
                 )
             return
-        except Exception as error:  # a node that does not come up in time is a bare Exception
-            ray.shutdown()
-            end_half_started(folder)
+        except BaseException as error:
+            _shut_down(folder)
+            # A node that does not come up in time is a bare Exception; anything else is an interruption.
+            if not isinstance(error, Exception):
+                raise
             if starts == _STARTS:
                 raise PreflightError(
                     f"Ray cannot start on this machine ({first_line(error)}): run with --local to do without it"
@@ -166,16 +166,34 @@ def _start(folder: str, cpus: int | None) -> None:
             print(f"Ray did not start ({first_line(error)}); trying again", file=sys.stderr)
 
 
-def end_half_started(folder: str) -> None:
-    """Ends what a failed start left running, known by its own folder: Ray ends those only when this process exits."""
+def _shut_down(folder: str) -> None:
+    import ray
+
+    processes = processes_of(folder)
+    ray.shutdown()
+    end(processes)
+
+
+def processes_of(folder: str) -> list[int]:
+    """Ids of a Ray's processes on this machine, known by its own folder, and of all that these have started: some give
+    themselves another name, and outlive for a minute whoever started them."""
     if os.name != "posix":
-        return
-    listing = subprocess.run(["ps", "-axo", "pid=,command="], capture_output=True, text=True, check=False).stdout
-    for line in listing.splitlines():
-        pid, _, command = line.strip().partition(" ")
-        if folder in command:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        return []
+    listing = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=False).stdout
+    lines = [line.split(maxsplit=2) for line in listing.splitlines()]
+    found = {int(pid) for pid, _, *command in lines if folder in "".join(command)}
+    more = found
+    while more:
+        more = {int(pid) for pid, parent, *_ in lines if int(parent) in more} - found
+        found |= more
+    return sorted(found)
+
+
+def end(processes: Iterable[int]) -> None:
+    """Ends what is left of them."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
     from ray._private.parameter import RayParams
     from ray._private.utils import write_ray_address
 
-    from bds.distributed.session import end_half_started
+    from bds.distributed.session import end, processes_of
 
     start_process = services.start_ray_process
 
@@ -60,7 +60,7 @@ def main(folder: Path) -> None:
             node = Node(parameters, head=True, shutdown_at_exit=True)
             break
         except Exception:
-            end_half_started(f"{started}/")
+            end(processes_of(f"{started}/"))
             if start == _STARTS:
                 raise
     # By it the jobs find this cluster and no other one of this machine.
