@@ -29,7 +29,7 @@ from tests.unit.small_moderation import write_small_moderation
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("components.parquet", "scores.parquet")
-LONG_ROWS = 160
+LONG_ROWS = 2400
 
 
 @dataclass(frozen=True)
