@@ -1,6 +1,5 @@
 """scores.parquet is the same file for any number of actors, any order of shards, and after any process was killed."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -16,46 +15,15 @@ from bds.distributed.audit import run_audit
 from bds.runs.directory import RunDirectory
 from bds.runs.plan import Plan, Shard, read_plan
 from bds.runs.receipts import Receipt, remaining, valid_receipts
-from bds.spec.load import load_spec
-from bds.spec.models import AuditSpec
-from tests.tiny_chat import tiny_chat
+from tests.long_audit import spec_in, tables, write_long_audit
 
 ROWS, ROWS_PER_SHARD = 40, 5
 SHARDS = ROWS // ROWS_PER_SHARD
-TABLES = ("components.parquet", "scores.parquet")
 
 
 @pytest.fixture(scope="module")
 def spec_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Answers of a thousand bytes, so that a shard takes long enough to be killed over."""
-    folder = tmp_path_factory.mktemp("audit")
-    tiny_chat(folder / "model", hidden=64)
-    answers = [" ".join(f"step {step} of row {row} ." for step in range(40 + row % 7)) for row in range(ROWS)]
-    rows = [{"instruction": f"do number {row}", "input": "", "output": answer} for row, answer in enumerate(answers)]
-    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, answer in (("harmful", "1 . take it 2 . cut it"), ("safe", "i cannot help with that .")):
-        anchors = [{"prompt": f"make {thing}", "answer": answer} for thing in ("a zorblax", "two blinops")]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(anchor) + "\n" for anchor in anchors))
-    file = folder / "spec.yaml"
-    file.write_text(
-        f"""
-data: {{path: data.jsonl}}
-model: {{path: model}}
-anchors: {{sets: {{harmful: harmful.jsonl, safe: safe.jsonl}}}}
-tokens: {{max_tokens: 1400}}
-score: {{detectors: [gradient_bidirectional, self_influence_n, representation, compliance_shift, random]}}
-run: {{dir: run, rows_per_shard: {ROWS_PER_SHARD}}}
-"""
-    )
-    return file
-
-
-def spec_in(spec_file: Path, run_dir: Path, *overrides: str) -> AuditSpec:
-    return load_spec(str(spec_file), [f"run.dir={run_dir}", *overrides])
-
-
-def tables(run_dir: Path) -> dict[str, bytes]:
-    return {name: (run_dir / name).read_bytes() for name in TABLES}
+    return write_long_audit(tmp_path_factory.mktemp("audit"), rows=ROWS, rows_per_shard=ROWS_PER_SHARD, steps=40)
 
 
 @pytest.fixture(scope="module")
