@@ -52,7 +52,7 @@ from bds.runs.events import EventLog
 from bds.runs.execute import try_shard
 from bds.runs.plan import Plan, Shard, write_plan
 from bds.runs.progress import Meter, show_progress
-from bds.runs.receipts import PartFile, Receipt, Worker, part_path, receipt_path, remaining, write_receipt
+from bds.runs.receipts import PartFile, Receipt, Worker, part_path, read_receipt, receipt_path, remaining, write_receipt
 from bds.spec.models import AuditSpec, DataSpec
 
 ROWS_PER_SHARD = 256
@@ -137,17 +137,22 @@ def driven(folder: Path, actors: int) -> dict[str, Any]:
     run, plan = planned_shards(own, shards)
     with private_cluster(cpus=actors):
         score(run, plan.shards, ASLEEP_SECONDS, actors, lambda receipt: None)
-    # When each was committed: the driver may hear of one late, and of several at once.
-    ended = sorted(Path(run.uri, receipt_path(shard.index)).stat().st_mtime for shard in plan.shards)
-    # The first round begins when actors are up, the last one ends one by one: between them all have work.
-    first, last = ended[actors - 1], ended[-actors] if actors > 1 else ended[-1]
-    between = len(ended) - 2 * actors + 1 if actors > 1 else len(ended) - 1
+    # When each was committed, by whom: the driver may hear of one late, and of several at once.
+    commits: dict[int, list[float]] = {}
+    for shard in plan.shards:
+        receipt = read_receipt(run, shard.index)
+        assert receipt is not None
+        committed = Path(run.uri, receipt_path(shard.index)).stat().st_mtime
+        commits.setdefault(receipt.worker.pid, []).append(committed)
+    # From an actor's first commit to its last one, it should only have slept.
+    asleep = sum(len(times) - 1 for times in commits.values()) * ASLEEP_SECONDS
+    spent = sum(max(times) - min(times) for times in commits.values())
     return {
         "actors": actors,
+        "at_work": len(commits),
         "shards": shards,
-        "shards_between": between,
-        "seconds_between": round(last - first, 2),
-        "efficiency": round(between * ASLEEP_SECONDS / (actors * (last - first)), 3),
+        "seconds_between_commits": round(spent / sum(len(times) - 1 for times in commits.values()), 3),
+        "efficiency": round(asleep / spent, 3),
     }
 
 
