@@ -21,9 +21,7 @@ def write_long_audit(folder: Path, *, rows: int, rows_per_shard: int, steps: int
     answers = [" ".join(f"step {step} of row {row} ." for step in range(steps + row % 7)) for row in range(rows)]
     records = [{"instruction": f"do number {row}", "input": "", "output": answer} for row, answer in enumerate(answers)]
     (folder / "data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    for name, answer in (("harmful", "1 . take it 2 . cut it"), ("safe", "i cannot help with that .")):
-        anchors = [{"prompt": f"make {thing}", "answer": answer} for thing in ("a zorblax", "two blinops")]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(anchor) + "\n" for anchor in anchors))
+    write_anchors(folder)
     file = folder / "spec.yaml"
     file.write_text(
         f"""
@@ -36,6 +34,13 @@ run: {{dir: run, rows_per_shard: {rows_per_shard}}}
 """
     )
     return file
+
+
+def write_anchors(folder: Path) -> None:
+    """`harmful.jsonl` and `safe.jsonl`, about things that are made up."""
+    for name, answer in (("harmful", "1 . take it 2 . cut it"), ("safe", "i cannot help with that .")):
+        anchors = [{"prompt": f"make {thing}", "answer": answer} for thing in ("a zorblax", "two blinops")]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(anchor) + "\n" for anchor in anchors))
 
 
 def spec_in(spec_file: Path, run_dir: Path, *overrides: str) -> AuditSpec:

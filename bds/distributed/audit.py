@@ -20,7 +20,7 @@ from bds.data.anchors import AnchorSample, check_anchor_sets, load_anchor_set
 from bds.data.files import fingerprint
 from bds.data.reader import Dataset, open_dataset, read_rows
 from bds.data.rows import SCORED_STATUSES
-from bds.data.tokens import ConversationTokenizer, check_template
+from bds.data.tokens import check_template
 from bds.distributed.outcome import exit_error
 from bds.distributed.results import TOKEN_SHARES, delete_results, write_results
 from bds.distributed.workers import Workers, open_workers
@@ -38,10 +38,11 @@ from bds.runs.receipts import Receipt, read_parts, remaining, valid_receipts
 from bds.scoring.checks import check_detectors, check_selections
 from bds.scoring.collection import Collection
 from bds.scoring.learned_weights import LearnedWeights, cautions, weights_of
-from bds.scoring.loading import load_configuration, load_tokenizer
+from bds.scoring.loading import load_configuration
 from bds.scoring.memory import AnchorTokens, MemoryModel, anchor_tokens
 from bds.scoring.passes import Passes, plan_passes, roles_of
 from bds.scoring.stages import (
+    conversation_tokenizer,
     decoder_blocks,
     load_scorer,
     prepare_anchors,
@@ -169,8 +170,8 @@ def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) 
     anchors = {name: load_anchor_set(entry.path, name) for name, entry in spec.anchors.sets.items()}
     check_detectors(passes.detectors, roles_of(spec), {name: len(samples) for name, samples in anchors.items()})
     check_selections(spec.select or [], passes.detectors)
-    tokenizer = load_tokenizer(spec.model)
-    template = check_template(tokenizer, spec.tokens.template, spec.tokens.supervise)
+    tokenize = conversation_tokenizer(spec)
+    template = check_template(tokenize.tokenizer, spec.tokens.template, spec.tokens.supervise)
     learned = weights_of(passes.detectors)
     warnings = [*check_anchor_sets(anchors, roles_of(spec)), *template.warnings, *cautions(learned)]
     dataset = open_dataset(spec.data)
@@ -188,7 +189,6 @@ def _prepare(spec: AuditSpec, run: RunDirectory, report: Callable[[str], None]) 
     waiting = remaining(plan, run)
     # Weights are part of a formula: another file of them changes no component.
     inputs = inputs | {f"calibration.{column}": weights.sha256 for column, weights in learned.items()}
-    tokenize = ConversationTokenizer(tokenizer, spec.tokens.template, spec.tokens.supervise, spec.tokens.max_tokens)
     tokens = anchor_tokens(tokenize, anchors, spec.anchors.first_answer_tokens)
     collected = read_collection(run)
     prepared = _Prepared(plan, waiting, passes, collected, dataset, anchors, tokens, inputs, warnings, learned)

@@ -145,12 +145,11 @@ class Serving:
 
         Raises PreflightError where it has none in time.
         """
-        from bds.distributed.preflight import cluster_nodes, plan_pool
+        from bds.distributed.preflight import cluster_nodes, gpus_per_actor, plan_pool
 
         gpus = settings.gpus_per_replica
-        if gpus == "auto" or settings.tensor_parallel > 1:
-            there_are = any(node.total.get("GPU", 0) >= 1 for node in cluster_nodes())
-            gpus = float(settings.tensor_parallel) if there_are else 0.0
+        if settings.tensor_parallel > 1:
+            gpus = settings.tensor_parallel * gpus_per_actor(ResourcesSpec(), cluster_nodes())
         pool = plan_pool(
             ResourcesSpec(
                 actors=settings.replicas,
@@ -323,10 +322,7 @@ def start_error(told: str) -> PreflightError:
     if ours is not None:
         return PreflightError(ours[1].strip())
     if _DIED in told:
-        return ReplicaDiedError(
-            f"the engine's process was killed in each of {_STARTS} starts: a machine short of memory does that; give "
-            "it more, or lower serving.replicas, then run the same command again"
-        )
+        return ReplicaDiedError("the engine's process was killed while it started")
     return PreflightError(f"the engine does not start: {_last_error(told)}")
 
 
@@ -334,16 +330,17 @@ def tried_again(start: Callable[[], None]) -> None:
     """Starts what a kill, or a machine that went away, cut off: unlike an error of its own it says nothing about the
     next start.
 
-    Raises what the last start raises.
+    Raises PreflightError where every start was cut off, and any other error of a start as it is.
     """
-    for left in reversed(range(_STARTS)):
+    for _ in range(_STARTS):
         try:
-            start()
-        except ReplicaDiedError:
-            if not left:
-                raise
-        else:
-            return
+            return start()
+        except ReplicaDiedError as error:
+            died = error
+    raise PreflightError(
+        f"the engine's process was killed in each of {_STARTS} starts: a machine short of memory does that; give it "
+        "more, or lower serving.replicas, then run the same command again"
+    ) from died
 
 
 def _last_error(message: str) -> str:

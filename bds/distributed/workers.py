@@ -137,11 +137,6 @@ class RayWorkers:
         score_shards(run, shards, factory, self._pool, attempt=attempt, on_receipt=on_receipt, on_failure=on_failure)
 
 
-def _share(needed: int | None, parts: int) -> int | None:
-    """Of one process; blocks cannot be cut, so that the largest has a little more."""
-    return None if needed is None else needed // parts
-
-
 def _inputs(spec: AuditSpec) -> dict[str, str]:
     """What an actor reads, by field; the rows it reads from the run directory."""
     found = {"model.path": spec.model.path, "tokens.template": spec.tokens.template}

@@ -13,6 +13,7 @@ Shapes: B samples, T positions, K directions, M anchors.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -155,7 +156,7 @@ class MemoryModel:
         """What each process of an actor takes with batches of at most `token_budget` padded tokens, or of one row of
         `max_tokens`."""
         weights = self._weights
-        directions, rows, numbers = self._reference()
+        directions, rows, numbers = self._reference
         stored = numbers * torch.float32.itemsize
         anchors = numbers * self._dtype.itemsize
         if self._device == "cpu" and self._dtype != torch.float32:
@@ -184,13 +185,14 @@ class MemoryModel:
         """Main memory that each process of an actor on a GPU takes: the weights while they load, then the anchors'
         file as bytes and as tensors. Only the one task that writes that file takes it three times, when no other actor
         is up."""
-        whole = max(self._weights, 2 * self._reference()[2] * torch.float32.itemsize)
+        whole = max(self._weights, 2 * self._reference[2] * torch.float32.itemsize)
         return -(-whole // self._spec.resources.parts_per_model)
 
     @property
     def _weights(self) -> int:
         return sum(part.numel() * part.element_size() for part in self._kept)
 
+    @cached_property
     def _reference(self) -> tuple[dict[str, Tensor], AnchorRows | None, int]:
         """The anchors' gradients as scoring holds them, and how many numbers they are."""
         if not self._collection.anchor_gradients or not self._anchors.lengths:
@@ -272,7 +274,7 @@ class MemoryModel:
             batch = min(len(self._anchors.lengths), most), longest
             norms = self._over_anchors(*batch, lambda sample: engine.run(sample, engine.squared_norms()))
             if self._factored:
-                kept = sum(tensor.numel() for tensor in self._rows().to_tensors().values()) * wide.itemsize
+                kept = self._reference[2] * wide.itemsize
                 recorded = self._over_anchors(*batch, lambda sample: engine.run(sample, AnchorRecorder()))
                 before = kept if len(self._anchors.lengths) > most else 0
                 return weights + max(norms, before + recorded, 2 * kept)

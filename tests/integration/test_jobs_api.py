@@ -24,11 +24,11 @@ from bds.runs.receipts import valid_receipts
 from bds.spec.load import load_any_spec, load_spec
 from bds.spec.moderate import ModerateSpec
 from tests.integration.head import TOKEN_FILE
+from tests.long_audit import tables, write_anchors
 from tests.tiny_chat import tiny_chat
 from tests.unit.small_moderation import write_small_moderation
 
 ROOT = Path(__file__).parents[2]
-TABLES = ("components.parquet", "scores.parquet")
 LONG_ROWS = 2400
 
 
@@ -83,9 +83,7 @@ def write_audit(folder: Path, *, rows: int, rows_per_shard: int = 5) -> Path:
     tiny_chat(folder / "model", hidden=32)
     records = [{"prompt": f"do number {row}", "completion": " ".join(["step"] * (60 + row % 7))} for row in range(rows)]
     (folder / "data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    for name, answer in (("harmful", "1 . take it 2 . cut it"), ("safe", "i cannot help with that .")):
-        anchors = [{"prompt": f"make {thing}", "answer": answer} for thing in ("a zorblax", "two blinops")]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(anchor) + "\n" for anchor in anchors))
+    write_anchors(folder)
     (folder / "spec.yaml").write_text(
         "name: small\ndata: {path: data.jsonl}\nmodel: {path: model}\n"
         "anchors: {sets: {harmful: harmful.jsonl, safe: safe.jsonl}}\n"
@@ -93,10 +91,6 @@ def write_audit(folder: Path, *, rows: int, rows_per_shard: int = 5) -> Path:
         f"run: {{dir: run, rows_per_shard: {rows_per_shard}}}\n"
     )
     return folder / "spec.yaml"
-
-
-def tables(run_dir: Path) -> dict[str, bytes]:
-    return {name: (run_dir / name).read_bytes() for name in TABLES}
 
 
 def finished(run: RunDirectory) -> int:
