@@ -17,7 +17,8 @@ from bds.spec.load import load_spec
 from bds.studies.tables import CELLS, CONTRASTS
 from tests.integration.local_cluster import LocalCluster, local_cluster
 from tests.integration.test_audit_identity import wait_until
-from tests.integration.test_jobs_api import ROOT, finished, tables, write_audit
+from tests.integration.test_jobs_api import ROOT, finished, write_audit
+from tests.long_audit import tables
 from tests.study_world import study_spec, write_study_world
 
 pytestmark = [
@@ -75,7 +76,7 @@ def test_a_study_as_a_job_gives_the_tables_of_one_process(cluster: LocalCluster,
     """Audits, fine-tunes and evaluations, each as on a cluster."""
     write_study_world(tmp_path)
     experiments = {"transfer": {"selections": ["top", "random"], "recipes": ["fast"], "seeds": [0]}}
-    spec = study_spec(tmp_path, experiments=experiments)
+    spec = study_spec(tmp_path, experiments=experiments, serving={"engine": "transformers"})
     run_study(spec.model_copy(update={"run": spec.run.model_copy(update={"dir": str(tmp_path / "local")})}), local=True)
     job = submit(cluster, tmp_path / "study.yaml")
     _, said = job.communicate(timeout=500)

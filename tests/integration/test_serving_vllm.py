@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from bds.distributed.serving import Serving, open_serving
@@ -26,7 +27,7 @@ from bds.evaluation.engines.plan import EnginePlan, EngineSettings, ServedModel,
 from bds.spec.evaluate import EvaluationResourcesSpec
 from tests.integration.processes import descendants, the_descendant
 from tests.served_models import greedy, load, logprobs, write_models
-from tests.tiny_chat import byte_tokenizer
+from tests.tiny_chat import byte_tokenizer, tiny_chat
 
 pytest.importorskip("vllm")
 
@@ -258,6 +259,16 @@ def test_the_reason_is_told_wherever_in_vllm_it_is(
 ) -> None:
     with pytest.raises(PreflightError, match=rf"^vLLM cannot serve {plan.models[0].path}: .*{words}"):
         serving.start(replace(plan, id="other", settings=replace(plan.settings, **settings)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU vLLM takes heads of any size")
+def test_an_engine_that_starts_and_cannot_compute_is_found_at_its_start(serving: Serving, tmp_path: Path) -> None:
+    """vLLM finds out at the first request, dies, and would be replaced by one that dies of it as well."""
+    tiny_chat(tmp_path / "model", hidden=HEAD_SIZE_32 // 2)
+    model = ServedModel("narrow", str(tmp_path / "model"), None, "1")
+    with pytest.raises(PreflightError, match=r"^vLLM cannot compute with .*: .*head_dim=16.*; serving\.engine trans"):
+        serving.start(EnginePlan("narrow", (model,), EngineSettings(max_model_len=256)))
 
 
 def test_stopping_ends_the_engines_processes(serving: Serving, plan: EnginePlan, url: str) -> None:

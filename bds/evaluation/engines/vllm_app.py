@@ -69,7 +69,7 @@ class VllmApp:
 
     @classmethod
     async def start(cls, plan: EnginePlan, log: Path) -> "VllmApp":
-        """The application once its engine is up and has loaded every adapter once.
+        """The application once its engine is up, has computed a token and has loaded every adapter once.
 
         Args:
             log: where the engine's processes write what they have to say.
@@ -85,6 +85,7 @@ class VllmApp:
         arguments = _arguments(engine_arguments(plan, cpu=cpu))
         engine = _engine(arguments, log)
         try:
+            await _try_out(engine, arguments.model, log)
             inner, state = await _openai_app(engine, arguments)
             await _register(plan, engine, state)
             return cls(plan, engine, inner, state, cpu)
@@ -200,6 +201,20 @@ def _engine(arguments: Namespace, log: Path) -> "AsyncLLM":
             return AsyncLLM.from_vllm_config(config, enable_log_requests=False, disable_log_stats=True)
         except Exception as error:
             raise PreflightError(f"vLLM cannot serve {arguments.model}: {_reason(error, log)}") from error
+
+
+async def _try_out(engine: "AsyncLLM", model: str, log: Path) -> None:
+    """One token. An engine whose kernels do not cover the model starts well and dies of its first request, as would
+    every one that replaces it."""
+    from vllm import SamplingParams
+
+    try:
+        async for _ in engine.generate({"prompt_token_ids": [0]}, SamplingParams(max_tokens=1), "first"):
+            pass
+    except Exception as error:  # whatever a kernel raises, here or in the engine's process
+        raise PreflightError(
+            f"vLLM cannot compute with {model}: {_reason(error, log)}; serving.engine transformers takes any model"
+        ) from error
 
 
 async def _openai_app(engine: "AsyncLLM", arguments: Namespace) -> tuple[ASGIApp, Any]:
