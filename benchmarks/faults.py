@@ -246,6 +246,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep the run directories of runs that went wrong here")
     parser.add_argument("--out", type=Path, default=RESULTS / "faults.json")
     options = parser.parse_args()
+    if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
+        parser.error(f"--keep: there is something in {options.keep} already; name another folder")
     # A shell that starts it in the background has it ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -1,11 +1,17 @@
-"""Selected records back to a dataset in the input's own container and columns, so that the next tool reads them."""
+"""Selected records back to a dataset in the input's own container and columns, so that the next tool reads them.
 
+Records are taken one at a time, so that a dataset of any size needs no memory of its size. Where a file's columns stand
+before its first record, the records are read through once for their columns.
+"""
+
+import contextlib
 import csv
 import gzip
 import io
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import IO, Any
 
 import pyarrow
 import pyarrow.parquet
@@ -13,40 +19,28 @@ import zstandard
 
 from bds.data.files import list_files, split_extension
 from bds.data.huggingface import is_huggingface
-from bds.data.reader import extension_of
 
 _GZIP_NO_TIMESTAMP = 0
+_RECORDS_AT_ONCE = 1 << 16
+"""Of a Parquet file's row group."""
+
+Records = Iterable[dict[str, Any]]
 
 
-def encode_like(records: Sequence[dict[str, Any]], source: str) -> tuple[str, bytes]:
-    """The records as a file in the container of the dataset they were read from: its ending, and its bytes.
-
-    JSON array -> .json, JSONL -> .jsonl, CSV -> .csv, Parquet and Hugging Face -> .parquet (a Parquet file keeps its
-    column types); compressed input keeps its compression.
-    """
-    extension = extension_of(source)
-    return extension, encode_records(records, extension, table_schema(source))
-
-
-def encode_records(records: Sequence[dict[str, Any]], extension: str, schema: pyarrow.Schema | None = None) -> bytes:
+def write_records(file: IO[bytes], records: Records, extension: str, schema: pyarrow.Schema | None = None) -> None:
     """The records as the bytes of a file with this ending: .json, .jsonl, .ndjson, .csv or .parquet, and .gz or .zst.
 
-    schema: column types of a Parquet file, inferred from the values without it. Equal records give equal bytes.
+    Equal records give equal bytes.
+
+    Args:
+        records: read through once or twice, with the same records each time.
+        schema: column types of a Parquet file, inferred from the values without it.
     """
     container, compression = split_extension(f"records{extension}")
-    if container == ".parquet":
-        content = _parquet(records, schema)
-    elif container == ".csv":
-        content = _csv(records)
-    elif container == ".json":
-        content = _json(records, indent=2) + b"\n"
-    elif container in {".jsonl", ".ndjson"}:
-        content = b"".join(_json(record) + b"\n" for record in records)
-    else:
+    if container not in _WRITERS:
         raise ValueError(f"'{extension}' is no ending that bds writes")
-    if compression == ".gz":
-        return gzip.compress(content, mtime=_GZIP_NO_TIMESTAMP)
-    return zstandard.compress(content) if compression == ".zst" else content
+    with _compressed(file, compression) as packed:
+        _WRITERS[container](packed, records, schema)
 
 
 def table_schema(path: str) -> pyarrow.Schema | None:
@@ -59,24 +53,69 @@ def table_schema(path: str) -> pyarrow.Schema | None:
     return pyarrow.parquet.read_schema(first.path, filesystem=first.filesystem)
 
 
-def _json(value: Any, indent: int | None = None) -> bytes:
+@contextlib.contextmanager
+def _compressed(file: IO[bytes], compression: str) -> Iterator[IO[bytes]]:
+    if compression == ".gz":
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=_GZIP_NO_TIMESTAMP) as packed:
+            yield packed  # type: ignore[misc]
+    elif compression == ".zst":
+        with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
+            yield packed
+    else:
+        yield file
+
+
+def _json(file: IO[bytes], records: Records, schema: pyarrow.Schema | None) -> None:
+    """As json.dumps writes the whole list with an indent of 2."""
+    before = b"[\n"
+    for record in records:
+        # No raw line end is inside a value: JSON escapes it.
+        file.write(before + b"  " + _dumped(record, indent=2).replace(b"\n", b"\n  "))
+        before = b",\n"
+    file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
+
+
+def _json_lines(file: IO[bytes], records: Records, schema: pyarrow.Schema | None) -> None:
+    for record in records:
+        file.write(_dumped(record) + b"\n")
+
+
+def _dumped(value: Any, indent: int | None = None) -> bytes:
     try:
         return json.dumps(value, ensure_ascii=False, indent=indent, default=str).encode("utf-8")
     except UnicodeEncodeError:  # half of a surrogate pair has no UTF-8; JSON's escapes can hold it
         return json.dumps(value, indent=indent, default=str).encode("ascii")
 
 
-def _csv(records: Sequence[dict[str, Any]]) -> bytes:
+def _csv(file: IO[bytes], records: Records, schema: pyarrow.Schema | None) -> None:
     columns = list(dict.fromkeys(column for record in records for column in record))
-    text = io.StringIO(newline="")
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     # CRLF is RFC 4180's line end, and makes the writer quote a field that holds a lone CR or LF.
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(records)
-    return text.getvalue().encode("utf-8")
+    text.detach()
 
 
-def _parquet(records: Sequence[dict[str, Any]], schema: pyarrow.Schema | None) -> bytes:
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(records), schema=schema), sink)
-    return sink.getvalue().to_pybytes()
+def _parquet(file: IO[bytes], records: Records, schema: pyarrow.Schema | None) -> None:
+    if schema is None:
+        found = [pyarrow.schema(list(pyarrow.infer_type(block))) for block in _blocks(records)]
+        schema = pyarrow.unify_schemas(found, promote_options="permissive") if found else pyarrow.schema([])
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        for block in _blocks(records):
+            writer.write_table(pyarrow.Table.from_pylist(block, schema=schema))
+
+
+def _blocks(records: Records) -> Iterator[list[dict[str, Any]]]:
+    left = iter(records)
+    while block := list(islice(left, _RECORDS_AT_ONCE)):
+        yield block
+
+
+_WRITERS: dict[str, Callable[[IO[bytes], Records, pyarrow.Schema | None], None]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

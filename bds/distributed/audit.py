@@ -19,10 +19,10 @@ from bds.checks_hub import check_hub
 from bds.data.anchors import AnchorSample, check_anchor_sets, load_anchor_set
 from bds.data.files import fingerprint
 from bds.data.reader import Dataset, open_dataset, read_rows
-from bds.data.rows import SCORED_STATUSES
 from bds.data.tokens import check_template
+from bds.distributed.finished_rows import FinishedComponents, PlannedRows
 from bds.distributed.outcome import exit_error
-from bds.distributed.results import TOKEN_SHARES, delete_results, write_results
+from bds.distributed.results import COMPONENTS, TOKEN_SHARES, delete_results, write_results
 from bds.distributed.workers import Workers, open_workers
 from bds.errors import BdsError, PreflightError, SpecError
 from bds.report.archive import load_inputs, write_archived_report
@@ -34,7 +34,7 @@ from bds.runs.kind import SPEC, expect_kind
 from bds.runs.lease import Lease
 from bds.runs.plan import Plan, Shard, read_plan, write_plan
 from bds.runs.progress import Meter, show_progress
-from bds.runs.receipts import Receipt, read_parts, remaining, valid_receipts
+from bds.runs.receipts import Receipt, remaining, valid_receipts
 from bds.scoring.checks import check_detectors, check_selections
 from bds.scoring.collection import Collection
 from bds.scoring.learned_weights import LearnedWeights, cautions, weights_of
@@ -63,10 +63,8 @@ class AuditResult:
     """What an audit leaves behind. The tables are those of the run directory."""
 
     run_dir: str
-    components: pl.DataFrame
-    """One row a dataset row, see bds/scoring/columns.py."""
     scores: pl.DataFrame
-    """The same rows with `score.<detector>` and `rank.<detector>`; 1 is the most dangerous."""
+    """One row a dataset row, with `score.<detector>` and `rank.<detector>`; 1 is the most dangerous."""
     selections: dict[str, pl.DataFrame]
     """Selection name to row_index in order."""
     metrics: dict[str, Any]
@@ -74,6 +72,11 @@ class AuditResult:
     """Path or URI of report.html."""
     exit_error: BdsError | None
     """Set where the run finished but too many rows failed or a gate tripped."""
+
+    @property
+    def components(self) -> pl.DataFrame:
+        """What the scores are formulas of, one row a dataset row; see bds/scoring/columns.py."""
+        return RunDirectory(self.run_dir).read_table(COMPONENTS)
 
 
 def run_audit(
@@ -136,7 +139,6 @@ def read_result(spec: AuditSpec) -> AuditResult:
     metrics = run.read_json("metrics.json")
     return AuditResult(
         run_dir=run.uri,
-        components=run.read_table("components.parquet"),
         scores=inputs.scores,
         selections=inputs.selections,
         metrics=metrics,
@@ -407,31 +409,31 @@ def _write_tables(
     report: Callable[[str], None],
 ) -> None:
     receipts = valid_receipts(prepared.plan, run)
-    components = _of_these_detectors(read_parts(run, receipts.values(), "components"), prepared, facts["larf_layer"])
-    scored = int(components["status"].is_in(SCORED_STATUSES).sum())
-    if components.height != prepared.plan.rows:
+    scored = sum(receipt.rows_ok for receipt in receipts.values())
+    not_scored = sum(receipt.rows_not_ok for receipt in receipts.values())
+    if scored + not_scored != prepared.plan.rows:
         raise BdsError(
-            f"{components.height} rows came back of {prepared.plan.rows}; this is a defect of bds, please report it"
+            f"{scored + not_scored} rows came back of {prepared.plan.rows}; this is a defect of bds, please report it"
         )
-    report(f"scored {scored:,} of {components.height:,} rows; writing tables, selections and the report")
+    report(f"scored {scored:,} of {prepared.plan.rows:,} rows; writing tables, selections and the report")
     write_results(
         run,
         spec,
-        plan=prepared.plan,
+        rows=PlannedRows(run, prepared.plan),
         passes=prepared.passes,
         context=prepared.passes.context(
             facts["larf_layer"], {column: each.weights for column, each in prepared.learned.items()}
         ),
         anchors=prepared.anchors,
-        components=components,
+        components=FinishedComponents(run, prepared.plan, receipts, _of_others(prepared, facts["larf_layer"])),
         manifest=manifest,
         once=workers.once,
     )
     write_archived_report(run)
 
 
-def _of_these_detectors(components: pl.DataFrame, prepared: _Prepared, larf_layer: int | None) -> pl.DataFrame:
-    """The components without what only detectors of an earlier spec needed: the tables of a run begun with this one."""
+def _of_others(prepared: _Prepared, larf_layer: int | None) -> frozenset[str]:
+    """Columns that only detectors of an earlier spec needed; a run begun with this one has none of them."""
     collected = prepared.collected.component_columns(prepared.anchors, larf_layer)
     wanted = prepared.passes.collection.component_columns(prepared.anchors, larf_layer)
-    return components.drop(collected - wanted, strict=False)
+    return collected - wanted

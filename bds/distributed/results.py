@@ -1,27 +1,27 @@
 """From finished components to everything a reader gets: scores, selections in the input's own format, report inputs."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
 from bds.data.anchors import AnchorSample
-from bds.data.rows import Row
-from bds.data.write import encode_like
+from bds.data.reader import extension_of
+from bds.data.write import table_schema, write_records
+from bds.distributed.finished_rows import FinishedComponents, PlannedRows
 from bds.report import REPORT_FILES
 from bds.report.archive import FACTS, SCORES, save_inputs
 from bds.report.flagged import rows_to_explain
 from bds.report.inputs import DetectorInfo, ReportInputs, SelectionInfo
 from bds.runs.directory import RunDirectory
-from bds.runs.plan import Plan, read_shard, rows_of
+from bds.runs.table_stream import table_stream
 from bds.scoring import columns
-from bds.scoring.detectors import DETECTORS, DetectorContext, score_table, self_influence_scale
+from bds.scoring.detectors import DETECTORS, DetectorContext, dataset_scores, row_scores, self_influence_scale
 from bds.scoring.explanation import AnchorMatch, Explanation, TokenContribution
 from bds.scoring.lexical import bm25_columns
 from bds.scoring.passes import Passes
-from bds.scoring.selection import Selection, default_selections, select
-from bds.scoring.shard import last_exchange
+from bds.scoring.selection import Selection, default_selections, is_yes_no, select
 from bds.scoring.stages import explain_rows
 from bds.spec.models import AuditSpec, SelectionSpec
 
@@ -42,27 +42,23 @@ def write_results(
     run: RunDirectory,
     spec: AuditSpec,
     *,
-    plan: Plan,
+    rows: PlannedRows,
     passes: Passes,
     context: DetectorContext,
     anchors: Mapping[str, Sequence[AnchorSample]],
-    components: pl.DataFrame,
+    components: FinishedComponents,
     manifest: dict[str, Any],
     once: Once,
 ) -> None:
     """Writes components.parquet, scores.parquet, selections/ and what the report is made of.
 
+    In memory are the scores, a few numbers a row, but neither the rows nor what there is of each anchor. Only bm25
+    takes the text of the whole dataset at once.
+
     Args:
-        components: the whole dataset in row order.
         once: runs a function where the model can be loaded; not called where TOKEN_SHARES are kept.
     """
-    rows = _Rows(run, plan)
-    if passes.needs_text:
-        components = _with_bm25(components, rows, anchors)
-    run.write_table(COMPONENTS, components)
-    table = score_table(components, passes.detectors, context)
-    scores = table.drop([name for name, kind in table.schema.items() if isinstance(kind, pl.List)])
-    run.write_table(SCORES, scores)
+    scores = _write_tables(run, rows, passes, context, anchors, components)
     selections = _select(spec, passes, scores, rows)
     paths = _write_selections(run, spec, selections, rows)
     detectors: list[DetectorInfo] = [
@@ -90,7 +86,7 @@ def write_results(
     parts = spec.resources.parts_per_model
     shown = rows_to_explain(scores, detectors, frames, info)
     tokens = _token_shares(run, rows.table(shown), once, parts) if passes.collection.gradients else {}
-    notes = _scale_notes(passes, components)
+    notes = _scale_notes(passes, scores)
     notes += _token_notes(tokens, shown, parts) if passes.collection.gradients else []
     inputs = ReportInputs(
         spec=spec.model_dump(mode="json"),
@@ -99,65 +95,56 @@ def write_results(
         rows=rows.texts(shown),
         selections=frames,
         selection_info=info,
-        explanations=_explain(tokens, components, context, anchors, shown),
+        explanations=_explain(tokens, components.rows(shown), context, list(anchors), shown),
         detectors=detectors,
     )
     save_inputs(run, inputs)
 
 
-class _Rows:
-    """The planned rows, read shard by shard when they are asked for."""
-
-    def __init__(self, run: RunDirectory, plan: Plan) -> None:
-        self._run, self._plan = run, plan
-
-    def table(self, wanted: Sequence[int]) -> pl.DataFrame:
-        """The planned rows of these row indices, in the dataset's order."""
-        chosen = set(wanted)
-        parts = []
-        for shard in self._plan.shards:
-            inside = [index for index in range(shard.first_row, shard.first_row + shard.rows) if index in chosen]
-            if inside:
-                parts.append(read_shard(self._run, shard).filter(pl.col("row_index").is_in(inside)))
-        return pl.concat(parts) if parts else read_shard(self._run, self._plan.shards[0]).clear()
-
-    def by_index(self, wanted: Sequence[int]) -> dict[int, Row]:
-        return {row.row_index: row for row in rows_of(self.table(wanted))}
-
-    def texts(self, wanted: Sequence[int]) -> pl.DataFrame:
-        """row_index, prompt and answer of the last exchange."""
-        found = [
-            (row.row_index, *last_exchange(row.conversation))
-            for row in self.by_index(wanted).values()
-            if row.conversation is not None
-        ]
-        return pl.DataFrame(
-            found, schema={"row_index": pl.Int64, "prompt": pl.String, "answer": pl.String}, orient="row"
-        )
+def _write_tables(
+    run: RunDirectory,
+    rows: PlannedRows,
+    passes: Passes,
+    context: DetectorContext,
+    anchors: Mapping[str, Sequence[AnchorSample]],
+    components: FinishedComponents,
+) -> pl.DataFrame:
+    """components.parquet, and scores.parquet, which it returns."""
+    lexical = _bm25(rows, anchors) if passes.needs_text else None
+    done = 0
+    scored = []
+    with table_stream(run, COMPONENTS) as write:
+        for block in components.blocks():
+            if lexical is not None:
+                block = block.hstack(lexical.slice(done, block.height))
+            write(block)
+            scored.append(row_scores(block, passes.detectors, context))
+            done += block.height
+    scores = dataset_scores(pl.concat(scored, rechunk=True), passes.detectors, context)
+    with table_stream(run, SCORES) as write:
+        for block in scores.iter_slices():
+            write(block)
+    return scores
 
 
-def _with_bm25(components: pl.DataFrame, rows: _Rows, anchors: Mapping[str, Sequence[AnchorSample]]) -> pl.DataFrame:
-    texts = {
-        index: f"{prompt}\n{answer}"
-        for index, prompt, answer in rows.texts(components["row_index"].to_list()).iter_rows()
-    }
+def _bm25(rows: PlannedRows, anchors: Mapping[str, Sequence[AnchorSample]]) -> pl.DataFrame:
+    texts = [None if exchange is None else "\n".join(exchange) for _, exchange in rows.exchanges()]
     queries = {name: [f"{sample.prompt}\n{sample.answer}" for sample in samples] for name, samples in anchors.items()}
-    return pl.concat(
-        [components, bm25_columns([texts.get(index) for index in components["row_index"]], queries)], how="horizontal"
-    )
+    return bm25_columns(texts, queries)
 
 
 def _select(
-    spec: AuditSpec, passes: Passes, scores: pl.DataFrame, rows: _Rows
+    spec: AuditSpec, passes: Passes, scores: pl.DataFrame, rows: PlannedRows
 ) -> list[tuple[SelectionSpec, Selection]]:
     wanted = spec.select
     if wanted is None:
         primary = primary_detector(passes)
         wanted = default_selections(primary, int(scores[columns.score(primary)].is_not_null().sum()), spec.top)
-    answers = None
+    short = None
     if any(entry.drop_short_answers for entry in wanted):
-        answers = {index: answer for index, _, answer in rows.texts(scores["row_index"].to_list()).iter_rows()}
-    return [(entry, select(scores, entry, drop_refusals=spec.score.drop_refusals, answers=answers)) for entry in wanted]
+        short = {index for index, exchange in rows.exchanges() if exchange is not None and is_yes_no(exchange[1])}
+    refusals = spec.score.drop_refusals
+    return [(entry, select(scores, entry, drop_refusals=refusals, short_answers=short)) for entry in wanted]
 
 
 def primary_detector(passes: Passes) -> str:
@@ -178,16 +165,15 @@ def primary_detector(passes: Passes) -> str:
 
 
 def _write_selections(
-    run: RunDirectory, spec: AuditSpec, selections: Sequence[tuple[SelectionSpec, Selection]], rows: _Rows
+    run: RunDirectory, spec: AuditSpec, selections: Sequence[tuple[SelectionSpec, Selection]], rows: PlannedRows
 ) -> dict[str, str]:
     """Each selection as a dataset in the input's own container, rows in the selection's order."""
+    extension, schema = extension_of(spec.data.path), table_schema(spec.data.path)
     paths = {}
     for _, selection in selections:
-        chosen = selection.rows["row_index"].to_list()
-        records = rows.by_index(chosen)
-        extension, content = encode_like([records[index].record for index in chosen], spec.data.path)
         path = f"selections/{selection.name}{extension}"
-        run.write_bytes(path, content)
+        with run.writing(path) as file:
+            write_records(file, rows.records(selection.rows["row_index"]), extension, schema)
         paths[selection.name] = run.url_of(path)
     return paths
 
@@ -199,12 +185,12 @@ def delete_results(run: RunDirectory) -> None:
         run.delete(name)
 
 
-def _scale_notes(passes: Passes, components: pl.DataFrame) -> list[str]:
+def _scale_notes(passes: Passes, scores: pl.DataFrame) -> list[str]:
     """What a reader must know of how scores came about."""
     notes = []
     for detector in passes.detectors:
         if detector.name == "self_influence_n":
-            name, value = self_influence_scale(components, detector)
+            name, value = self_influence_scale(scores, detector)
             notes.append(f"{detector.column}: Self-Inf is divided by {value:.4g} ({name}) before the +1")
     return notes
 
@@ -238,12 +224,12 @@ def _token_notes(tokens: Mapping[int, Sequence[tuple[str, float]]], shown: Seque
 
 def _explain(
     tokens: Mapping[int, Sequence[tuple[str, float]]],
-    components: pl.DataFrame,
+    components: Iterable[dict[str, Any]],
     context: DetectorContext,
-    anchors: Mapping[str, Sequence[AnchorSample]],
+    sets: Sequence[str],
     shown: Sequence[int],
 ) -> dict[int, Explanation]:
-    matches = _anchor_matches(components.filter(pl.col("row_index").is_in(list(shown))), context, list(anchors))
+    matches = _anchor_matches(components, context, sets)
     return {
         index: Explanation(
             index,
@@ -255,11 +241,11 @@ def _explain(
 
 
 def _anchor_matches(
-    components: pl.DataFrame, context: DetectorContext, sets: Sequence[str]
+    components: Iterable[dict[str, Any]], context: DetectorContext, sets: Sequence[str]
 ) -> dict[int, tuple[AnchorMatch, ...]]:
     """The strongest anchors of each set: by gradient cosine where single anchors have one, else by hidden state."""
     found: dict[int, list[AnchorMatch]] = {}
-    for row in components.iter_rows(named=True):
+    for row in components:
         for name in sets:
             norm = row.get(columns.SQUARED_GRADIENT_NORM)
             values = row.get(columns.anchor_dots(name))

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 """At least two letters, so that a Windows drive is not a scheme."""
+
+ROW_GROUP = 65_536
+"""Rows of a Parquet file's row group."""
 
 _TEMPORARY = ".bds-temporary-"
 _BLOCK = 1 << 22
@@ -95,6 +99,19 @@ class RunDirectory:
             filesystem.create_dir(parent, recursive=True)
             with filesystem.open_output_stream(f"{base}/{name}", compression=None) as file:
                 file.write(content)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A file of any size to write to: it appears whole at the end of the block, or not at all."""
+        path = self.local_path(name)
+        if path is not None:
+            with self._explained("write", name), _appears_whole(path) as file:
+                yield file
+            return
+        with tempfile.NamedTemporaryFile(prefix="bds-") as aside:
+            yield aside
+            aside.flush()
+            self.upload(Path(aside.name), name)
 
     def append_line(self, name: str, line: str) -> None:
         """Adds a line to a file on a local disk. An object store cannot append: ValueError."""
@@ -249,7 +266,7 @@ def parquet_bytes(table: "pl.DataFrame") -> bytes:
     """Parquet with fixed compression and row groups: equal tables give equal bytes, whatever their chunks."""
     buffer = io.BytesIO()
     table.rechunk().write_parquet(
-        buffer, compression="zstd", compression_level=3, row_group_size=65_536, statistics=True
+        buffer, compression="zstd", compression_level=3, row_group_size=ROW_GROUP, statistics=True
     )
     return buffer.getvalue()
 

@@ -106,9 +106,15 @@ def rows_of(table: "pl.DataFrame") -> Iterator[Row]:
             **{
                 **fields,
                 "conversation": None if conversation is None else _conversation(json.loads(conversation)),
-                "record": json.loads(fields["record"], object_hook=_restore),
+                "record": record_of(fields["record"]),
             }
         )
+
+
+def record_of(text: str) -> dict[str, Any]:
+    """The input's own record, from its text in a shard's table."""
+    record: dict[str, Any] = json.loads(text, object_hook=_restore)
+    return record
 
 
 def _batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:

@@ -1,8 +1,9 @@
 """Receipts: what a shard's scoring left behind. The receipt is the commit; a part file without one does not count."""
 
 import hashlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -112,14 +113,9 @@ def _is_whole(run: RunDirectory, receipt: Receipt) -> bool:
     return all(run.sha256(file.path) == file.sha256 for file in receipt.files.values())
 
 
-def read_part(run: RunDirectory, receipt: Receipt, table: str) -> "pl.DataFrame | None":
-    """One table of a shard; None where the scorer wrote no such table.
-
-    Raises PreflightError where the file is not the one the receipt speaks of.
-    """
-    file = receipt.files.get(table)
-    if file is None:
-        return None
+def read_part(run: RunDirectory, receipt: Receipt, table: str) -> "pl.DataFrame":
+    """One table of a shard. Raises PreflightError where the file is not the one the receipt speaks of."""
+    file = receipt.files[table]
     try:
         content = run.read_bytes(file.path)
     except FileNotFoundError as error:
@@ -130,19 +126,30 @@ def read_part(run: RunDirectory, receipt: Receipt, table: str) -> "pl.DataFrame 
 
 
 def read_parts(run: RunDirectory, receipts: Iterable[Receipt], table: str) -> "pl.DataFrame":
-    """A table of the whole dataset in row order, whatever order the shards were scored in.
+    """A table of the whole dataset in row order, whatever order the shards were scored in; see `parts_in_order`."""
+    import polars as pl
+
+    return pl.concat(list(parts_in_order(run, receipts, table)), rechunk=True)
+
+
+def parts_in_order(run: RunDirectory, receipts: Iterable[Receipt], table: str) -> "Iterator[pl.DataFrame]":
+    """A table of the whole dataset, shard by shard in row order, every part with the same columns.
 
     The rows of a shard that was given up have only their identity columns, the rest is null.
     """
     import polars as pl
 
-    in_order = sorted(receipts, key=lambda receipt: receipt.shard)
-    with ThreadPoolExecutor(_READERS) as readers:
-        parts = list(readers.map(lambda receipt: read_part(run, receipt, table), in_order))
-    scored = [part for part, receipt in zip(parts, in_order, strict=True) if part is not None and not receipt.failure]
-    given_up = [part for part, receipt in zip(parts, in_order, strict=True) if part is not None and receipt.failure]
-    if not scored and not given_up:
+    in_order = sorted((each for each in receipts if table in each.files), key=lambda receipt: receipt.shard)
+    if not in_order:
         raise ValueError(f"no shard has a table named {table}")
-    # Scored parts first: they name every column in the scorer's order, also where the first shard was given up.
-    whole = pl.concat([*scored, *given_up], how="diagonal", rechunk=True)
-    return whole.sort("row_index", maintain_order=True)
+    # A scored part names every column in the scorer's order, also where the first shard was given up.
+    first = next((receipt for receipt in in_order if not receipt.failure), in_order[0])
+    columns = read_part(run, first, table).clear()
+    with ThreadPoolExecutor(_READERS) as readers:
+        ahead: deque[Future[pl.DataFrame]] = deque()
+        for receipt in in_order:
+            ahead.append(readers.submit(read_part, run, receipt, table))
+            if len(ahead) == _READERS:
+                yield pl.concat([columns, ahead.popleft().result()], how="diagonal")
+        for reading in ahead:
+            yield pl.concat([columns, reading.result()], how="diagonal")

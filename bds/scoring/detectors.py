@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
 import polars as pl
 
 from bds.data.rows import SCORED_STATUSES
@@ -72,6 +73,8 @@ class Detector:
     """Float64 score of every row. Null, NaN or infinite where the row has none: `score_table` makes all three null."""
     options: frozenset[str] = frozenset()
     """The fields of DetectorSpec, besides name and label, that this detector reads."""
+    whole_dataset: bool = False
+    """Whether a row's score depends on other rows. Such a formula reads no column of lists."""
 
 
 def _number(column: str) -> pl.Expr:
@@ -194,8 +197,7 @@ def random(spec: DetectorSpec, context: DetectorContext) -> pl.Expr:
     """A uniform draw in [0, 1) from a hash of row id and seed: the same on every machine and in every order."""
     seed = spec.seed or 0
     return pl.col("row_id").map_batches(
-        lambda row_ids: pl.Series(uniform_draws(row_ids.to_list(), f"detector random, seed {seed}"), dtype=pl.Float64),
-        return_dtype=pl.Float64,
+        lambda row_ids: uniform_draws(row_ids, f"detector random, seed {seed}"), return_dtype=pl.Float64
     )
 
 
@@ -233,14 +235,15 @@ def normalised_rank(column: str) -> pl.Expr:
     return pl.when(others > 0).then(below / others).when(score.is_not_null()).then(0.5)
 
 
-def uniform_draws(row_ids: Sequence[str], stream: str) -> list[float]:
+def uniform_draws(row_ids: pl.Series, stream: str) -> pl.Series:
     """One draw in [0, 1) for every row id; two streams are independent. Depends on nothing but its arguments.
 
     The first 53 bits of BLAKE2b(row id, keyed by a digest of the stream's name), divided by 2^53.
     """
     key = hashlib.blake2b(stream.encode(), digest_size=32).digest()
     digests = (hashlib.blake2b(row_id.encode(), digest_size=8, key=key).digest() for row_id in row_ids)
-    return [(int.from_bytes(digest, "big") >> 11) * 2.0**-53 for digest in digests]
+    draws = ((int.from_bytes(digest, "big") >> 11) * 2.0**-53 for digest in digests)
+    return pl.Series(np.fromiter(draws, np.float64, len(row_ids)))
 
 
 def _is_scored() -> pl.Expr:
@@ -304,6 +307,7 @@ _TABLE = (
         source=f"{GUAN}, Self-Inf-N",
         expression=self_influence_n,
         options=frozenset({"scale"}),
+        whole_dataset=True,
     ),
     Detector(
         name="larf",
@@ -364,6 +368,7 @@ _TABLE = (
         source="Borda count over detectors",
         expression=rank_average,
         options=frozenset({"of"}),
+        whole_dataset=True,
     ),
     Detector(
         name="calibrated",
@@ -373,6 +378,7 @@ _TABLE = (
         source="weights of the file `calibration`: non-negative ridge regression on a study's measured damage",
         expression=calibrated,
         options=frozenset({"of", "calibration"}),
+        whole_dataset=True,
     ),
 )
 
@@ -395,18 +401,44 @@ def default_detectors(context: DetectorContext) -> list[DetectorSpec]:
 
 
 def score_table(components: pl.DataFrame, detectors: Sequence[DetectorSpec], context: DetectorContext) -> pl.DataFrame:
-    """The component table, rows in the same order, with `score.<column>` (Float64) and `rank.<column>` (Int64).
+    """The component table without its columns of lists, rows in the same order, with `score.<column>` (Float64) and
+    `rank.<column>` (Int64).
 
     A score is null where the row's status is not a scored one or the formula gives no finite number. Rank 1 is the
     highest score, ties go to the smaller row_id, and a null score has a null rank. `components` must be the WHOLE
-    dataset: medians and ranks are over all its rows.
+    dataset: medians and ranks are over all its rows. Of a dataset that does not fit in memory, `row_scores` of its
+    blocks give the table that `dataset_scores` takes.
     """
+    return dataset_scores(row_scores(components, detectors, context), detectors, context)
+
+
+def row_scores(components: pl.DataFrame, detectors: Sequence[DetectorSpec], context: DetectorContext) -> pl.DataFrame:
+    """Any rows of the component table without its columns of lists, and `score.<column>` of each detector that looks at
+    one row at a time."""
+    lists = [name for name, kind in components.schema.items() if isinstance(kind, pl.List)]
+    found = [
+        _score(spec, context).alias(columns.score(spec.column))
+        for spec in detectors
+        if not DETECTORS[spec.name].whole_dataset
+    ]
+    return components.with_columns(found).drop(lists)
+
+
+def dataset_scores(rows: pl.DataFrame, detectors: Sequence[DetectorSpec], context: DetectorContext) -> pl.DataFrame:
+    """The table of `score_table`, of the `row_scores` of the whole dataset."""
+    identity_and_components = [name for name in rows.columns if not name.startswith(columns.score(""))]
     for spec in detectors:
-        raw = DETECTORS[spec.name].expression(spec, context).cast(pl.Float64)
-        score = columns.score(spec.column)
-        components = components.with_columns(pl.when(_is_scored() & raw.is_finite()).then(raw).alias(score))
-        components = components.with_columns(_ranks(components, score).alias(columns.rank(spec.column)))
-    return components
+        score, rank = columns.score(spec.column), columns.rank(spec.column)
+        if DETECTORS[spec.name].whole_dataset:
+            rows = rows.with_columns(_score(spec, context).alias(score))
+        rows = rows.with_columns(_ranks(rows, score).alias(rank))
+    in_order = [name(spec.column) for spec in detectors for name in (columns.score, columns.rank)]
+    return rows.select([*identity_and_components, *in_order])
+
+
+def _score(spec: DetectorSpec, context: DetectorContext) -> pl.Expr:
+    raw = DETECTORS[spec.name].expression(spec, context).cast(pl.Float64)
+    return pl.when(_is_scored() & raw.is_finite()).then(raw)
 
 
 def _ranks(table: pl.DataFrame, score: str) -> pl.Series:

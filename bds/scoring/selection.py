@@ -6,7 +6,7 @@ Every selection is a function of the score table and its spec: neither the order
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -56,7 +56,7 @@ def select(
     spec: SelectionSpec,
     *,
     drop_refusals: bool = False,
-    answers: Mapping[int, str] | None = None,
+    short_answers: Container[int] | None = None,
 ) -> Selection:
     """The rows that `spec` means.
 
@@ -75,8 +75,8 @@ def select(
         scores: The table of `score_table`: the whole dataset.
         spec: A spec that `check_selections` passed.
         drop_refusals: Neither flag nor draw rows whose answer refuses or warns. `filtered` therefore keeps them.
-        answers: Answer text by row_index, needed for `drop_short_answers`: Guan et al. take the int(1.2 k) highest rows
-            and keep the first k of those that answer more than yes or no (here whatever the case and punctuation).
+        short_answers: row_index of the rows that answer just yes or no (`is_yes_no`), needed for `drop_short_answers`:
+            Guan et al. take the int(1.2 k) highest rows and keep the first k of those that answer more than that.
             Random kinds leave such rows out of what they draw from.
 
     A selection with fewer rows than asked for has all there are, and a note.
@@ -92,7 +92,7 @@ def select(
         if candidates.height < population.height:
             refusals = population.height - candidates.height
             notes.append(f"{_rows(refusals)} whose answer refuses or warns could not be picked (drop_refusals)")
-    is_short = _yes_no_filter(answers) if spec.drop_short_answers else None
+    is_short = _yes_no_filter(short_answers) if spec.drop_short_answers else None
 
     ties_at_cut = 0
     if spec.kind in {"top", "bottom"}:
@@ -163,10 +163,10 @@ def is_yes_no(answer: str) -> bool:
     return "".join(kept) in YES_NO_ANSWERS
 
 
-def _yes_no_filter(answers: Mapping[int, str] | None) -> Callable[[pl.DataFrame], pl.Series]:
-    if answers is None:
-        raise ValueError("drop_short_answers needs the answers' text")
-    return lambda rows: pl.Series([is_yes_no(answers[index]) for index in rows["row_index"]], dtype=pl.Boolean)
+def _yes_no_filter(short_answers: Container[int] | None) -> Callable[[pl.DataFrame], pl.Series]:
+    if short_answers is None:
+        raise ValueError("drop_short_answers needs to know the short answers")
+    return lambda rows: pl.Series([index in short_answers for index in rows["row_index"]], dtype=pl.Boolean)
 
 
 def _requested(spec: SelectionSpec, scored_rows: int) -> int:
@@ -215,8 +215,8 @@ def _drawn(
     """The pool in the order of its seeded draw."""
     if is_short is not None:
         pool = _without_short(pool, is_short, notes)
-    draws = uniform_draws(pool["row_id"].to_list(), f"selection {spec.kind}, seed {spec.seed}")
-    return pool.with_columns(pl.Series("draw", draws, dtype=pl.Float64)).sort("draw", "row_id")
+    draws = uniform_draws(pool["row_id"], f"selection {spec.kind}, seed {spec.seed}")
+    return pool.with_columns(draws.alias("draw")).sort("draw", "row_id")
 
 
 def _matched(flagged: pl.DataFrame, pool: pl.DataFrame, kind: str, notes: list[str]) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Selected records in the input's own container, read back the same."""
 
 import datetime
+import io
 import json
 
 import datasets
@@ -10,17 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bds.data import write
 from bds.data.files import read_records
-from bds.data.reader import read_rows
-from bds.data.write import encode_like, encode_records
+from bds.data.reader import extension_of, read_rows
+from bds.data.write import table_schema, write_records
 from bds.spec.models import DataSpec
+
+
+def encoded(records, extension, schema=None):
+    file = io.BytesIO()
+    write_records(file, records, extension, schema)
+    return file.getvalue()
 
 
 def written_like(records, source, stem):
     """The file that a selection becomes."""
-    extension, content = encode_like(records, str(source))
-    path = stem.with_name(stem.name + extension)
-    path.write_bytes(content)
+    path = stem.with_name(stem.name + extension_of(str(source)))
+    path.write_bytes(encoded(records, extension_of(str(source)), table_schema(str(source))))
     return str(path)
 
 
@@ -33,23 +40,23 @@ RECORDS = st.lists(st.fixed_dictionaries({"question": TEXT, "answer": TEXT, "id"
 @given(records=RECORDS, extension=st.sampled_from(EXTENSIONS))
 def test_written_records_read_back_equal(tmp_path_factory, records, extension):
     path = tmp_path_factory.mktemp("records") / f"records{extension}"
-    path.write_bytes(encode_records(records, extension))
+    path.write_bytes(encoded(records, extension))
     assert [record.value for record in read_records(str(path))] == records
-    assert encode_records(records, extension) == path.read_bytes()
+    assert encoded(records, extension) == path.read_bytes()
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
 def test_a_selection_has_the_inputs_container_and_rows(tmp_path, extension):
     records = [{"question": f"q{i}", "answer": 'a\r\n😀,"', "id": str(i)} for i in range(5)]
     source = tmp_path / f"source{extension}"
-    source.write_bytes(encode_records(records, extension))
+    source.write_bytes(encoded(records, extension))
     rows = list(read_rows(DataSpec(path=str(source))))
     chosen = [rows[3], rows[1]]
     written = written_like([row.record for row in chosen], source, tmp_path / "top")
     assert written == str(tmp_path / f"top{extension}")
     again = list(read_rows(DataSpec(path=written)))
     assert [(row.conversation, row.record) for row in again] == [(row.conversation, row.record) for row in chosen]
-    assert encode_like([], str(source))[0] == extension
+    assert written_like([], source, tmp_path / "none") == str(tmp_path / f"none{extension}")
 
 
 def test_parquet_keeps_its_column_types(tmp_path):
@@ -83,5 +90,27 @@ def test_a_hugging_face_dataset_is_written_as_parquet(tmp_path):
 
 
 def test_json_is_readable_by_people_and_keeps_what_utf8_cannot_hold():
-    assert encode_records([{"a": "é"}], ".json").decode() == '[\n  {\n    "a": "é"\n  }\n]\n'
-    assert json.loads(encode_records([{"a": "\ud83d"}], ".jsonl")) == {"a": "\ud83d"}
+    assert encoded([{"a": "é"}], ".json").decode() == '[\n  {\n    "a": "é"\n  }\n]\n'
+    assert json.loads(encoded([{"a": "\ud83d"}], ".jsonl")) == {"a": "\ud83d"}
+
+
+@given(st.lists(st.dictionaries(TEXT, st.one_of(TEXT, st.integers(), st.lists(st.integers())), max_size=3), max_size=4))
+def test_a_json_array_is_the_bytes_of_the_whole_list(records):
+    assert encoded(records, ".json").decode() == json.dumps(records, ensure_ascii=False, indent=2) + "\n"
+
+
+def test_columns_and_types_are_those_of_all_records_however_many_are_taken_at_once(monkeypatch):
+    """A later block has a column, a type and a field that the first one lacks."""
+    records = [
+        {"a": None, "n": 1},
+        {"a": "x", "n": 2},
+        {"a": "y", "n": 2.5, "more": {"k": 1}},
+        {"more": {"k": 2, "j": "z"}},
+    ]
+    whole = encoded(records, ".parquet")
+    monkeypatch.setattr(write, "_RECORDS_AT_ONCE", 1)
+    read = [pyarrow.parquet.read_table(io.BytesIO(content)) for content in (whole, encoded(records, ".parquet"))]
+    assert read[0].schema == read[1].schema
+    assert read[0].to_pylist() == read[1].to_pylist()
+    assert read[0]["more"].to_pylist() == [None, None, {"k": 1, "j": None}, {"k": 2, "j": "z"}]
+    assert encoded(records[:3], ".csv").splitlines()[0] == b"a,n,more"

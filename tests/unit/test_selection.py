@@ -127,19 +127,20 @@ def test_drop_refusals_takes_them_out_of_picks_but_not_out_of_the_filtered_datas
 
 
 def test_guans_post_filter_looks_at_the_first_120_percent():
-    answers = {0: "No.", 1: " yes ", 2: "the small key", 3: "YES!", 4: "no lamp", 5: "seven", 6: "river", 7: "stone"}
+    answers = ["No.", " yes ", "the small key", "YES!", "no lamp", "seven", "river", "stone"]
+    short = {row for row, answer in enumerate(answers) if is_yes_no(answer)}
     scores = table([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
-    selection = select(scores, spec("top", count=5, drop_short_answers=True), answers=answers)
+    selection = select(scores, spec("top", count=5, drop_short_answers=True), short_answers=short)
     assert indices(selection) == [2, 4, 5], "int(1.2 * 5) = 6 rows, three of them just yes or no"
     assert selection.notes == (
         "3 rows that answer just yes or no were dropped (drop_short_answers)",
         "asked for 5 rows, found 3",
     )
-    assert indices(select(scores, spec("top", count=2, drop_short_answers=True), answers=answers)) == []
-    assert sorted(indices(select(scores, spec("random", count=5, drop_short_answers=True), answers=answers))) == (
+    assert indices(select(scores, spec("top", count=2, drop_short_answers=True), short_answers=short)) == []
+    assert sorted(indices(select(scores, spec("random", count=5, drop_short_answers=True), short_answers=short))) == (
         [2, 4, 5, 6, 7]
     )
-    with pytest.raises(ValueError, match="needs the answers' text"):
+    with pytest.raises(ValueError, match="needs to know the short answers"):
         select(scores, spec("top", count=1, drop_short_answers=True))
 
 
