@@ -11,7 +11,7 @@ import polars as pl
 
 from bds.runs.directory import RunDirectory
 from bds.runs.plan import Plan, Shard, read_shard, record_of, rows_of
-from bds.runs.receipts import COMPONENTS, Receipt, parts_in_order, read_part
+from bds.runs.receipts import COMPONENTS, Receipt, read_blocks, read_part
 from bds.scoring.shard import last_exchange
 
 
@@ -82,9 +82,9 @@ class FinishedComponents:
         self._run, self._plan, self._receipts, self._without = run, plan, receipts, list(without)
 
     def blocks(self) -> Iterator[pl.DataFrame]:
-        """The whole table in row order, a shard at a time."""
-        for part in parts_in_order(self._run, self._receipts.values(), COMPONENTS):
-            yield part.drop(self._without, strict=False)
+        """The whole table in row order, some shards at a time."""
+        for block in read_blocks(self._run, self._receipts.values(), COMPONENTS):
+            yield block.drop(self._without, strict=False)
 
     def rows(self, wanted: Sequence[int]) -> Iterator[dict[str, Any]]:
         """The rows of these row indices by column, in the dataset's order."""

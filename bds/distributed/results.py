@@ -120,7 +120,7 @@ def _write_tables(
             write(block)
             scored.append(row_scores(block, passes.detectors, context))
             done += block.height
-    scores = dataset_scores(pl.concat(scored, rechunk=True), passes.detectors, context)
+    scores = dataset_scores(pl.concat(scored), passes.detectors, context)
     with table_stream(run, SCORES) as write:
         for block in scores.iter_slices():
             write(block)

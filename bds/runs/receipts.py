@@ -1,9 +1,8 @@
 """Receipts: what a shard's scoring left behind. The receipt is the commit; a part file without one does not count."""
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,8 @@ STAGE = "stages/score"
 COMPONENTS = "components"
 _READERS = 16
 """Receipts are small and an object store answers slowly: read this many at a time."""
+_SHARDS_A_BLOCK = 64
+"""Of a table that is read piece by piece: some ten thousand rows, of which a formula costs little more than of one."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,14 @@ def read_part(run: RunDirectory, receipt: Receipt, table: str) -> "pl.DataFrame"
 
 
 def read_parts(run: RunDirectory, receipts: Iterable[Receipt], table: str) -> "pl.DataFrame":
-    """A table of the whole dataset in row order, whatever order the shards were scored in; see `parts_in_order`."""
+    """A table of the whole dataset in row order, whatever order the shards were scored in; see `read_blocks`."""
     import polars as pl
 
-    return pl.concat(list(parts_in_order(run, receipts, table)), rechunk=True)
+    return pl.concat(list(read_blocks(run, receipts, table)), rechunk=True)
 
 
-def parts_in_order(run: RunDirectory, receipts: Iterable[Receipt], table: str) -> "Iterator[pl.DataFrame]":
-    """A table of the whole dataset, shard by shard in row order, every part with the same columns.
+def read_blocks(run: RunDirectory, receipts: Iterable[Receipt], table: str) -> "Iterator[pl.DataFrame]":
+    """A table of the whole dataset in row order, in blocks of several shards, each with the same columns.
 
     The rows of a shard that was given up have only their identity columns, the rest is null.
     """
@@ -146,10 +147,7 @@ def parts_in_order(run: RunDirectory, receipts: Iterable[Receipt], table: str) -
     first = next((receipt for receipt in in_order if not receipt.failure), in_order[0])
     columns = read_part(run, first, table).clear()
     with ThreadPoolExecutor(_READERS) as readers:
-        ahead: deque[Future[pl.DataFrame]] = deque()
-        for receipt in in_order:
-            ahead.append(readers.submit(read_part, run, receipt, table))
-            if len(ahead) == _READERS:
-                yield pl.concat([columns, ahead.popleft().result()], how="diagonal")
-        for reading in ahead:
-            yield pl.concat([columns, reading.result()], how="diagonal")
+        for start in range(0, len(in_order), _SHARDS_A_BLOCK):
+            some = in_order[start : start + _SHARDS_A_BLOCK]
+            parts = readers.map(lambda receipt: read_part(run, receipt, table), some)
+            yield pl.concat([columns, *parts], how="diagonal", rechunk=True)

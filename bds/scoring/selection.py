@@ -81,7 +81,8 @@ def select(
 
     A selection with fewer rows than asked for has all there are, and a note.
     """
-    population = scores.filter(pl.col("status").is_in(list(SCORED_STATUSES)))
+    # Of millions of rows, copies of every column would be most of what is in memory.
+    population = scores.select(_read_by(spec)).filter(pl.col("status").is_in(list(SCORED_STATUSES)))
     if spec.detector is not None:
         population = population.filter(pl.col(columns.score(spec.detector)).is_not_null())
     requested = _requested(spec, population.height)
@@ -116,6 +117,12 @@ def select(
         notes.append(f"{_rows(ties_at_cut)} tie at the cut; the {taken} row ids were taken")
     rows = picked.select("row_index", "row_id")
     return Selection(selection_name(spec), spec.kind, spec.detector, rows, requested, ties_at_cut, tuple(notes))
+
+
+def _read_by(spec: SelectionSpec) -> list[str]:
+    """Columns of the score table that a selection depends on."""
+    found = ["row_index", "row_id", "status", "answer_tokens", "refusal_phrase", "safety_phrase", *FORMAT_FEATURES]
+    return found if spec.detector is None else [*found, columns.score(spec.detector)]
 
 
 _POOLS = {

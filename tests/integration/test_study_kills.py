@@ -69,6 +69,7 @@ def done_twice(run: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("options", "longest"), [(("--local",), 14.0), ((), 50.0)], ids=["local", "ray"])
 def test_five_kills_at_random_moments_change_no_table(
     world: Path, expected: dict[str, bytes], options: tuple[str, ...], longest: float
