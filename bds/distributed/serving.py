@@ -39,8 +39,8 @@ _PORT = 8000
 _QUEUED_PER_REPLICA = 4
 """Times its requests in flight: those that wait for other weights must not keep the ones out that could run."""
 
-_OWNED = re.compile(r"engine-[0-9a-f]{12}-([0-9a-f]{8})-[0-9a-f]{8}")
-"""Names of applications, see `_application_name`."""
+_OWNED = re.compile(r"(engine-[0-9a-f]{12})-([0-9a-f]{8})-[0-9a-f]{8}")
+"""Names of applications, see `_application_name`: the plan, and whose it is."""
 
 _FROM_BDS = re.compile(r"bds\.errors\.\w+: (.+)")
 _FROM_ANYONE = re.compile(r"^[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
@@ -88,7 +88,7 @@ class Serving:
         """
         from bds.distributed.session import alone_here
 
-        _stop_orphans()
+        _stop_orphans(plan, self._names.values())
         settings = self._with_room(plan.settings)
         direct = self._http_port is None and settings.max_replicas is None and alone_here()
         port = free_port() if direct else None
@@ -217,14 +217,19 @@ def _application_name(plan: EnginePlan) -> str:
     return f"{plan.id}-{ray.get_runtime_context().get_job_id()}-{secrets.token_hex(4)}"
 
 
-def orphans(applications: Iterable[str], dead_jobs: Container[str]) -> list[str]:
-    """Engines of bds, by the names of their applications, whose drivers are dead."""
+def orphans(applications: Iterable[str], dead_jobs: Container[str], left_by: tuple[str, str]) -> list[str]:
+    """Engines of bds, by the names of their applications, whose drivers are dead.
+
+    Args:
+        left_by: the plan and the job of an engine that is about to start. Another one of both is what a killed process
+            of the same driver has left, such as a study's step.
+    """
     found = ((name, _OWNED.fullmatch(name)) for name in applications)
-    return [name for name, owned in found if owned is not None and owned[1] in dead_jobs]
+    return [name for name, owned in found if owned and (owned[2] in dead_jobs or owned.groups() == left_by)]
 
 
-def _stop_orphans() -> None:
-    """Gives back what engines of killed drivers hold on this cluster, above all the run's own from its last attempt,
+def _stop_orphans(plan: EnginePlan, own: Container[str]) -> None:
+    """Gives back what engines of killed processes hold on this cluster, above all the run's own from its last attempt,
     whose place and route the new engine takes."""
     import ray
     from ray import serve
@@ -234,7 +239,8 @@ def _stop_orphans() -> None:
         return
     # Of a cluster's jobs the public calls tell only those that were submitted.
     dead = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}
-    for name in orphans(serve.status().applications, dead):
+    others = [name for name in serve.status().applications if name not in own]
+    for name in orphans(others, dead, (plan.id, ray.get_runtime_context().get_job_id())):
         with contextlib.suppress(TimeoutError):
             serve.delete(name)
 

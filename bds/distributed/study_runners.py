@@ -1,7 +1,7 @@
 """Where the steps of a study run: one after the other in this process, or side by side on a cluster with room for them.
 
 On a cluster each step is a task that takes no CPU itself and only drives its own actors, workers and engines, as its
-command would from a terminal. A task that dies says nothing about the others.
+command would from a terminal. A task that dies is begun again, and says nothing about the others.
 """
 
 import contextlib
@@ -22,6 +22,9 @@ from bds.studies.plan import StudyPlan
 from bds.studies.steps import Step
 
 _POLL_SECONDS = 0.5
+_RETRIES = 2
+"""Of a step whose process was killed, or whose machine went away: as a command given again, it resumes."""
+
 _SETTLE_SECONDS = 20.0
 """What a step takes of the cluster shows only when its actors are up."""
 
@@ -70,7 +73,7 @@ class OnCluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._task = ray.remote(_run).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+        self._task = ray.remote(_run).options(num_cpus=0, max_retries=_RETRIES, scheduling_strategy=here)
         self._lines = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self._report = report
         self._spec, self._plan = spec, plan

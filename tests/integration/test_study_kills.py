@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -97,3 +98,29 @@ def test_five_kills_at_random_moments_change_no_table(
     assert done_twice(run) == {}
     assert not [each for each in psutil.process_iter(["cmdline"]) if str(run) in " ".join(each.info["cmdline"] or [])]
     assert os.path.exists(run / "report.html")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_step_whose_process_is_killed_is_begun_again(tmp_path: Path) -> None:
+    """Each of three kinds once: an audit, a fine-tune and, while its engine is up, an evaluation."""
+    write_study_world(tmp_path)
+    experiments = {"transfer": {"selections": ["top"], "recipes": ["fast"], "seeds": [0], "scorers": ["first"]}}
+    fields: dict[str, Any] = {"experiments": experiments, "serving": {"engine": "transformers"}}
+    run_study(study_spec(tmp_path, **fields, run={**RUN, "dir": "uninterrupted"}), local=True)
+    study_spec(tmp_path, **fields, run={**RUN, "dir": "run"})
+    process = study(tmp_path)
+    killed = []
+    for kind, begun in {"audit": "audits/*", "finetune": "finetunes/*", "evaluate": "evaluations/*/private"}.items():
+        while not any((tmp_path / "run").glob(begun)):
+            assert process.poll() is None, "it ended too early"
+            time.sleep(0.1)
+        steps = [each for each in psutil.Process(process.pid).children(recursive=True) if "ray::_run" in each.name()]
+        for step in steps:
+            step.kill()
+            killed.append(kind)
+    _, said = process.communicate(timeout=900)
+    assert set(killed) == {"audit", "finetune", "evaluate"}
+    assert process.returncode == 0, said
+    for name in TABLES:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()

@@ -11,8 +11,15 @@ OURS = "engine-95b39556c129-02000000-8294d7ea"
 def test_only_engines_of_dead_drivers_are_orphans() -> None:
     living = "engine-95b39556c129-03000000-0c11d2aa"
     theirs = ["default", "engine", "chat-02000000-8294d7ea", "engine-of-mine-02000000-8294d7ea", f"{OURS}-2"]
-    assert orphans([OURS, living, *theirs], {"02000000", "04000000"}) == [OURS]
-    assert orphans([OURS, living, *theirs], set()) == []
+    new = ("engine-0123456789ab", "03000000")
+    assert orphans([OURS, living, *theirs], {"02000000", "04000000"}, new) == [OURS]
+    assert orphans([OURS, living, *theirs], set(), new) == []
+
+
+def test_what_a_killed_step_has_left_is_an_orphan_of_the_one_that_replaces_it() -> None:
+    another_plan, another_driver = OURS.replace("95b", "95c"), OURS.replace("-02", "-03")
+    new = ("engine-95b39556c129", "02000000")
+    assert orphans([OURS, another_plan, another_driver], set(), new) == [OURS]
 
 
 DEATH = "The deployment failed to start 1 times in a row. See controller logs for details. Error: ActorDiedError()"
