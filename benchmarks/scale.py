@@ -1,7 +1,7 @@
 """What the driver costs: planning many rows, listing many receipts, driving many workers, with a scorer that sleeps.
 
     python benchmarks/scale.py [--rows 1000000] [--receipts 1000 4000 16000] [--actors 1 2 4 8 16] [--shards 4000]
-                               [--no-real] [--workers 1000] [--out FILE.json]
+                               [--shard-rows 4] [--no-real] [--workers 1000] [--out FILE.json]
 
 planned    a JSONL file of so many rows is read, given ids and cut into shards, as an audit does. Memory is that of the
            process above what it had before, after each quarter of the rows: what grows with them shows.
@@ -56,6 +56,8 @@ from bds.runs.receipts import PartFile, Receipt, Worker, part_path, read_receipt
 from bds.spec.models import AuditSpec, DataSpec
 
 ROWS_PER_SHARD = 256
+FEW_ROWS = 4
+"""Of a shard where shards are counted, not rows."""
 ASLEEP_SECONDS = 2.0
 SHARDS_PER_ACTOR = 8
 CROWD_SECONDS = 60.0
@@ -156,11 +158,11 @@ def driven(folder: Path, actors: int) -> dict[str, Any]:
     }
 
 
-def long(folder: Path, shards: int) -> dict[str, Any]:
+def long(folder: Path, shards: int, rows: int) -> dict[str, Any]:
     """What shards cost beside their scoring, and what of it the driver keeps."""
     own = folder / "long"
     own.mkdir()
-    run, plan = planned_shards(own, shards)
+    run, plan = planned_shards(own, shards, rows)
     process = psutil.Process()
     memory: list[int] = []
     done = 0
@@ -181,6 +183,8 @@ def long(folder: Path, shards: int) -> dict[str, Any]:
         driver, helpers = seconds_of(process) - driver, helper_seconds(process) - helpers
     return {
         "shards": shards,
+        "rows": plan.rows,
+        "shards_left": len(remaining(plan, run)),
         "wall_seconds": round(wall, 1),
         "driver_milliseconds_a_shard": round(1000 * driver / shards, 2),
         "ray_milliseconds_a_shard": round(1000 * helpers / shards, 2),
@@ -188,12 +192,11 @@ def long(folder: Path, shards: int) -> dict[str, Any]:
     }
 
 
-def planned_shards(folder: Path, shards: int) -> tuple[RunDirectory, Plan]:
-    """A run whose shards have a few rows each."""
-    write_rows(folder / "data.jsonl", shards * 4)
+def planned_shards(folder: Path, shards: int, rows_per_shard: int = FEW_ROWS) -> tuple[RunDirectory, Plan]:
+    write_rows(folder / "data.jsonl", shards * rows_per_shard)
     run = RunDirectory(str(folder / "run"))
     rows = read_rows(DataSpec(path=str(folder / "data.jsonl")))
-    return run, write_plan(run, rows, rows_per_shard=4, spec_sha256="", data_format="")
+    return run, write_plan(run, rows, rows_per_shard=rows_per_shard, spec_sha256="", data_format="")
 
 
 def score(
@@ -304,6 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--receipts", type=int, nargs="*", default=[1000, 4000, 16000])
     parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4, 8, 16])
     parser.add_argument("--shards", type=int, default=4000)
+    parser.add_argument("--shard-rows", type=int, default=FEW_ROWS, help="of the many shards")
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json")
@@ -320,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found["driven"].append(driven(Path(folder), actors))
             print(found["driven"][-1], flush=True)
         if asked.shards:
-            found["long"] = long(Path(folder), asked.shards)
+            found["long"] = long(Path(folder), asked.shards, asked.shard_rows)
             print(found["long"], flush=True)
         if asked.real:
             found["real"] = [real(Path(folder), actors) for actors in (1, 2)]
