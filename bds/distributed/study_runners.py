@@ -8,7 +8,7 @@ import contextlib
 import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from bds.distributed.session import alone_here, connect, deaths_kept_off_the_terminal
 from bds.distributed.study_steps import run_step
@@ -157,25 +157,29 @@ def open_runner(
 
 def least_resources(spec: StudySpec, step: Step) -> Mapping[str, float]:
     """What a step must have of a cluster to do anything, as Ray names it."""
-    gpus: float | str
-    processes = 1
     if step.kind == "audit":
-        own = spec.resources.scoring
-        cpus, gpus, processes = own.cpus_per_actor, own.gpus_per_actor, own.parts_per_model
+        scoring = spec.resources.scoring
+        processes = scoring.parts_per_model
+        cpus, gpus = scoring.cpus_per_actor * processes, _gpus(scoring.gpus_per_actor) * processes
     elif step.kind == "finetune":
         training = spec.resources.training
-        cpus, gpus = training.cpus_per_worker * training.workers, training.gpus_per_worker
-        gpus = gpus if isinstance(gpus, str) else gpus * training.workers
+        cpus, gpus = training.cpus_per_worker * training.workers, _gpus(training.gpus_per_worker) * training.workers
     else:
-        cpus, gpus = spec.serving.cpus_per_replica * spec.serving.replicas, spec.serving.gpus_per_replica
-        if spec.serving.tensor_parallel > 1:
-            gpus = float(spec.serving.tensor_parallel * spec.serving.replicas)
-    if isinstance(gpus, str):
-        import ray
+        serving = spec.serving
+        each = serving.gpus_per_replica if serving.tensor_parallel == 1 else "auto"
+        cpus = serving.cpus_per_replica * serving.replicas
+        gpus = _gpus(each) * serving.tensor_parallel * serving.replicas
+    need = {"CPU": float(cpus), "GPU": gpus}
+    return need if gpus else {"CPU": float(cpus)}
 
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-    need = {"CPU": float(cpus), "GPU": float(gpus)} if gpus else {"CPU": float(cpus)}
-    return {name: amount * processes for name, amount in need.items()}
+
+def _gpus(asked: float | Literal["auto"]) -> float:
+    """auto is 1 where the cluster has GPUs, else 0."""
+    import ray
+
+    if asked != "auto":
+        return float(asked)
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
 
 
 def failure_of(act: Callable[[], BdsError | None]) -> str:
