@@ -19,6 +19,10 @@ class PreflightError(BdsError):
     exit_code = 3
 
 
+class EngineDiedError(BdsError):
+    """The process of an engine ended while it started, of nothing that it said: another start may do (exit code 1)."""
+
+
 class IncompleteError(BdsError):
     """The run finished with more failed rows than `run.max_failed_fraction` allows (exit code 4)."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from bds.errors import PreflightError
+from bds.errors import EngineDiedError, PreflightError
 from bds.evaluation.engines.plan import EnginePlan, EngineSettings
 from bds.runs.messages import first_line
 from bds.spec.evaluate import EvaluationResourcesSpec
@@ -42,7 +42,7 @@ _QUEUED_PER_REPLICA = 4
 _OWNED = re.compile(r"(engine-[0-9a-f]{12})-([0-9a-f]{8})-[0-9a-f]{8}")
 """Names of applications, see `_application_name`: the plan, and whose it is."""
 
-_FROM_BDS = re.compile(r"bds\.errors\.\w+: (.+)")
+_FROM_BDS = re.compile(r"bds\.errors\.(\w+): (.+)")
 _FROM_ANYONE = re.compile(r"^[\w.]*(?:Error|Exception): (.+)", re.MULTILINE)
 
 
@@ -319,15 +319,15 @@ def _wait_until_up(name: str, plan: EnginePlan) -> None:
 
 
 class ReplicaDiedError(PreflightError):
-    """The process of a replica ended while it started, of nothing that the engine said."""
+    """The process of a replica, or of its engine, ended while it started, of nothing that the engine said."""
 
 
 def start_error(told: str) -> PreflightError:
     """Why an engine does not start, from what Ray Serve tells of it."""
     ours = _FROM_BDS.search(told)
-    if ours is not None:
-        return PreflightError(ours[1].strip())
-    if _DIED in told:
+    if ours is not None and ours[1] != EngineDiedError.__name__:
+        return PreflightError(ours[2].strip())
+    if ours is not None or _DIED in told:
         return ReplicaDiedError("the engine's process was killed while it started")
     return PreflightError(f"the engine does not start: {_last_error(told)}")
 

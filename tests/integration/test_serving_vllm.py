@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,22 @@ def test_requests_succeed_again_after_a_kill(
     # The engine of a killed replica does not live on beside the new one.
     engine.wait(timeout=10)
     assert the_descendant("VLLM::EngineCore").pid != engine.pid
+
+
+@pytest.mark.slow
+def test_an_engine_killed_while_it_starts_is_started_again(
+    serving: Serving, plan: EnginePlan, url: str, references: dict[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    other = replace(plan, id="other")
+    living = the_descendant("VLLM::EngineCore")
+    with ThreadPoolExecutor(1) as threads:
+        starting = threads.submit(serving.start, other)
+        while not (new := [each for each in descendants("VLLM::EngineCore") if each.pid != living.pid]):
+            assert not starting.done()
+            time.sleep(0.05)
+        new[0].kill()
+        expect_all_greedy(starting.result(timeout=400), references, tokenizer)
+    serving.stop(other)
 
 
 def test_no_prompt_is_in_any_log(url: str, plan: EnginePlan) -> None:

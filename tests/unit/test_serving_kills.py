@@ -39,6 +39,8 @@ def test_a_replica_killed_while_it_starts_is_started_again_and_one_that_cannot_s
     own = start_error("bds.errors.PreflightError: model m has no chat template\nActorDiedError()")
     assert not isinstance(own, ReplicaDiedError)
     assert str(own) == "model m has no chat template"
+    engine = start_error("bds.errors.EngineDiedError: the engine's process was killed while it started")
+    assert isinstance(engine, ReplicaDiedError)
     raised[:] = [own, own]
     with pytest.raises(PreflightError, match="no chat template"):
         tried_again(start)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bds.errors import PreflightError
+from bds.errors import EngineDiedError, PreflightError
 from bds.evaluation.engines.openai import (
     DisconnectedError,
     Refusal,
@@ -74,7 +74,9 @@ class VllmApp:
         Args:
             log: where the engine's processes write what they have to say.
 
-        Raises PreflightError, with vLLM's own reason, where it cannot start.
+        Raises:
+            PreflightError: it cannot start, with vLLM's own reason.
+            EngineDiedError: its process was killed.
         """
         set_environment(plan)
         from vllm.platforms import current_platform
@@ -87,7 +89,7 @@ class VllmApp:
         try:
             await _try_out(engine, arguments.model, log)
             inner, state = await _openai_app(engine, arguments)
-            await _register(plan, engine, state)
+            await _register(plan, engine, state, log)
             return cls(plan, engine, inner, state, cpu)
         except BaseException:
             engine.shutdown()
@@ -227,7 +229,7 @@ async def _openai_app(engine: "AsyncLLM", arguments: Namespace) -> tuple[ASGIApp
     return app, app.state
 
 
-async def _register(plan: EnginePlan, engine: "AsyncLLM", state: Any) -> None:
+async def _register(plan: EnginePlan, engine: "AsyncLLM", state: Any, log: Path) -> None:
     """Makes the adapters known by name, and loads each once to see that it can be."""
     from vllm.lora.request import LoRARequest
 
@@ -236,7 +238,7 @@ async def _register(plan: EnginePlan, engine: "AsyncLLM", state: Any) -> None:
         try:
             await engine.add_lora(request)
         except Exception as error:
-            raise PreflightError(f"vLLM cannot load the adapter {model.adapter}: {first_line(error)}") from error
+            raise PreflightError(f"vLLM cannot load the adapter {model.adapter}: {_reason(error, log)}") from error
         await engine.remove_lora(number)
         state.openai_serving_models.lora_requests[model.name] = request
 
@@ -274,21 +276,27 @@ def _output_to(log: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception, log: Path) -> str:
-    """What vLLM says of an engine that does not start: here, or in the engine's own process, which then has ended."""
+    """What vLLM says of an engine that does not start: here, or in the engine's own process, which then has ended.
+
+    Raises EngineDiedError where that process ended without a word.
+    """
     if isinstance(error, ValidationError):
         return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-    return _last_error(log) or first_line(error)
+    told = _last_error(log)
+    if not told and _OF_ITS_PROCESS.search(str(error)):
+        raise EngineDiedError("the engine's process was killed while it started") from error
+    return told or first_line(error)
 
 
 _ERROR = re.compile(r"(?:^|\s)(?:[\w.]*(?:Error|Exception)): (.+)")
-_OF_NO_USE = "Engine core initialization failed"
-"""What vLLM raises itself when its engine's process says why and ends."""
+_OF_ITS_PROCESS = re.compile("Engine core initialization failed|EngineCore encountered an issue")
+"""What vLLM raises when its engine's process has ended, which may have said why."""
 
 
 def _last_error(log: Path) -> str:
     """The last error that the engine's processes told of; "" where they told of none."""
     told = [match[1] for line in log.read_text(errors="replace").splitlines() if (match := _ERROR.search(line))]
-    told = [line.strip().rstrip(".") for line in told if _OF_NO_USE not in line]
+    told = [line.strip().rstrip(".") for line in told if not _OF_ITS_PROCESS.search(line)]
     return told[-1] if told else ""
 
 
