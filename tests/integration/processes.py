@@ -22,7 +22,7 @@ def the_descendant(words: str) -> psutil.Process:
 
     The list of processes is read one by one while they change, so that one look may miss what is there.
     """
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while len(found := descendants(words)) != 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     (process,) = found

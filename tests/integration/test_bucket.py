@@ -43,7 +43,7 @@ def bucket() -> Iterator[None]:
 
 
 def test_an_audit_killed_on_ray_resumes_in_its_bucket(tmp_path: Path) -> None:
-    spec_file = write_long_audit(tmp_path, rows=120, rows_per_shard=6, steps=60)
+    spec_file = write_long_audit(tmp_path, rows=60, rows_per_shard=3, steps=20)
     run_audit(spec_in(spec_file, tmp_path / "folder"), local=True)
     run = RunDirectory(f"{BUCKET}/audits/one")
     command = [sys.executable, "-m", "bds", "audit", str(spec_file), "--set", f"run.dir={run.uri}"]
