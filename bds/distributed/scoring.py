@@ -179,12 +179,18 @@ def _outcomes(
             memory=pool.memory,
             udf_modifying_row_count=False,
         )
+    executor = None
     try:
-        for row in dataset.iter_rows():
-            outcome: Receipt | ShardFailure | BdsError = pickle.loads(row["outcome"])
-            if isinstance(outcome, BdsError):
-                raise outcome
-            yield outcome
+        # Ray Data's iterators over rows and batches send the metadata of all shards to its statistics, again and again:
+        # of 39,000 shards that is most of what a driver can do. Its iterator over blocks does not give actors back.
+        bundles, _, executor = dataset._execute_to_iterator()
+        for bundle in bundles:
+            for block in bundle.blocks:
+                for packed in ray.get(block.ref)["outcome"].to_pylist():
+                    outcome: Receipt | ShardFailure | BdsError = pickle.loads(packed)
+                    if isinstance(outcome, BdsError):
+                        raise outcome
+                    yield outcome
     except ExecutionTimeoutError as error:
         raise BdsError(
             "no shard finished for hours, so the cluster has probably lost what an actor needs: "
@@ -194,6 +200,9 @@ def _outcomes(
         raise BdsError(
             f"Ray stopped the scoring ({first_line(error)}): run the same command again; finished shards are kept"
         ) from error
+    finally:
+        if executor is not None:
+            executor.shutdown(force=True)
 
 
 def data_context(pool: WorkerPool) -> ray.data.DataContext:
