@@ -42,16 +42,17 @@ def bucket() -> Iterator[None]:
     server.stop()
 
 
-def test_an_audit_killed_on_ray_resumes_in_its_bucket(tmp_path: Path) -> None:
-    spec_file = write_long_audit(tmp_path, rows=60, rows_per_shard=3, steps=20)
+@pytest.mark.parametrize("options", [["--local"], pytest.param([], marks=pytest.mark.slow)], ids=["local", "ray"])
+def test_a_killed_audit_resumes_in_its_bucket(tmp_path: Path, options: list[str]) -> None:
+    spec_file = write_long_audit(tmp_path, rows=120, rows_per_shard=3, steps=15)
     run_audit(spec_in(spec_file, tmp_path / "folder"), local=True)
-    run = RunDirectory(f"{BUCKET}/audits/one")
-    command = [sys.executable, "-m", "bds", "audit", str(spec_file), "--set", f"run.dir={run.uri}"]
+    run = RunDirectory(f"{BUCKET}/audits/{tmp_path.name}")
+    command = [sys.executable, "-m", "bds", "audit", str(spec_file), "--set", f"run.dir={run.uri}", *options]
 
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while (plan := read_plan(run)) is None or len(valid_receipts(plan, run)) < 3:
         assert killed.poll() is None
-        time.sleep(0.5)
+        time.sleep(0.2)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert len(valid_receipts(plan, run)) < len(plan.shards)
