@@ -42,7 +42,8 @@ def bucket() -> Iterator[None]:
     server.stop()
 
 
-@pytest.mark.parametrize("options", [["--local"], pytest.param([], marks=pytest.mark.slow)], ids=["local", "ray"])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--local"], []], ids=["local", "ray"])
 def test_a_killed_audit_resumes_in_its_bucket(tmp_path: Path, options: list[str]) -> None:
     spec_file = write_long_audit(tmp_path, rows=120, rows_per_shard=3, steps=15)
     run_audit(spec_in(spec_file, tmp_path / "folder"), local=True)
