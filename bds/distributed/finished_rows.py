@@ -20,6 +20,7 @@ class PlannedRows:
 
     def __init__(self, run: RunDirectory, plan: Plan) -> None:
         self._run, self._plan = run, plan
+        self.count = plan.rows
 
     def table(self, wanted: Sequence[int]) -> pl.DataFrame:
         """The planned rows of these row indices, in the dataset's order."""

@@ -10,6 +10,7 @@ from bds.data.anchors import AnchorSample
 from bds.data.reader import extension_of
 from bds.data.write import table_schema, write_records
 from bds.distributed.finished_rows import FinishedComponents, PlannedRows
+from bds.errors import BdsError
 from bds.report import REPORT_FILES
 from bds.report.archive import FACTS, SCORES, save_inputs
 from bds.report.flagged import rows_to_explain
@@ -109,7 +110,7 @@ def _write_tables(
     anchors: Mapping[str, Sequence[AnchorSample]],
     components: FinishedComponents,
 ) -> pl.DataFrame:
-    """components.parquet, and scores.parquet, which it returns."""
+    """components.parquet, and scores.parquet, which it returns. Raises BdsError where rows are missing."""
     lexical = _bm25(rows, anchors) if passes.needs_text else None
     done = 0
     scored = []
@@ -120,6 +121,8 @@ def _write_tables(
             write(block)
             scored.append(row_scores(block, passes.detectors, context))
             done += block.height
+        if done != rows.count:
+            raise BdsError(f"{done} rows came back of {rows.count}; this is a defect of bds, please report it")
     scores = dataset_scores(pl.concat(scored), passes.detectors, context)
     with table_stream(run, SCORES) as write:
         for block in scores.iter_slices():
