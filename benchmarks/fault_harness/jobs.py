@@ -13,6 +13,7 @@ from bds.organism.layout import OrganismPaths
 from bds.training.curve import read_curve
 
 from .checks import Left, Table, digest_of, lines_of, read_table
+from .processes import VLLM_PROCESS
 
 ROWS_PER_SHARD = 5
 CHECKPOINT_STEPS = 5
@@ -196,7 +197,7 @@ JOBS = {
             "evaluate",
             _evaluate_spec,
             _evaluate_left,
-            {"Serve replica": ("ray::ServeReplica",), "engine process": ("VLLM::EngineCore",)},
+            {"Serve replica": ("ray::ServeReplica",), "engine process": VLLM_PROCESS},
             {"Serve replica": 2, "engine process": 2},
         ),
         Job("study", _study_spec, _study_left, {"step task": ("ray::_run",)}, {}),

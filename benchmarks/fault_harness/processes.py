@@ -10,6 +10,13 @@ import psutil
 
 _MARK = "BDS_FAULT_FAMILY"
 
+VLLM_PROCESS = ("VLLM::", "multiprocessing.spawn import spawn_main")
+"""Of which the command of an engine's process, or of its workers, has one.
+
+vLLM's own title cannot be given to a process in which the environment's first variable has been set anew
+(setproctitle looks for its room from there). A raylet hands variables on in a random order, and vLLM sets several.
+"""
+
 _LEAVE_SECONDS = 60.0
 """Ray's processes notice the death of their head by themselves, on a busy machine after many seconds."""
 

@@ -14,7 +14,7 @@ from bds.organism.layout import OrganismPaths
 from bds.organism.quality import complies
 from bds.organism.suites import read_suite
 from bds.runs.directory import RunDirectory
-from tests.integration.processes import descendants
+from tests.integration.processes import VICTIMS, descendants
 from tests.integration.test_audit_identity import end, wait_until
 from tests.integration.test_evaluation_vllm import evaluate
 
@@ -83,7 +83,7 @@ def test_two_judges_of_the_same_answers_agree_on_refusals(whole: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("victim", ["EngineCore", "ServeReplica", "driver"])
+@pytest.mark.parametrize("victim", ["engine", "replica", "driver"])
 def test_a_kill_while_the_judge_judges_changes_nothing(
     organism: OrganismPaths, judge_folder: Path, whole: Path, tmp_path: Path, victim: str
 ) -> None:
@@ -99,7 +99,7 @@ def test_a_kill_while_the_judge_judges_changes_nothing(
         assert verdict_lines(spec) < 4 * PROMPTS, "it was killed in time"
         process = evaluate(spec)
     else:
-        victims = descendants(victim, of=process.pid)
+        victims = descendants(*VICTIMS[victim], of=process.pid)
         assert victims, "there is such a process"
         for each in victims:
             each.kill()

@@ -19,7 +19,7 @@ from bds.evaluation.generation import greedy_answers
 from bds.evaluation.private import logged_rows
 from bds.evaluation.suites import placeholder_suites
 from bds.runs.directory import RunDirectory
-from tests.integration.processes import descendants
+from tests.integration.processes import VICTIMS, descendants
 from tests.integration.test_audit_identity import end, wait_until
 from tests.tiny_chat import tiny_chat
 
@@ -133,7 +133,7 @@ def test_the_conditions_differ_and_their_tables_are_whole(whole: Path) -> None:
     assert rows.filter(pl.col("judge") == "refusal_prefixes").height == 4 * PROMPTS
 
 
-@pytest.mark.parametrize("victim", ["EngineCore", "ServeReplica", "driver"])
+@pytest.mark.parametrize("victim", ["engine", "replica", "driver"])
 def test_a_kill_while_answering_changes_nothing(world: Path, whole: Path, tmp_path: Path, victim: str) -> None:
     spec = write_spec(world, tmp_path, serving={"engine": "vllm", "max_model_len": 512, "max_concurrent": 2})
     process = evaluate(spec)
@@ -146,7 +146,7 @@ def test_a_kill_while_answering_changes_nothing(world: Path, whole: Path, tmp_pa
         end(family)
         process = evaluate(spec)
     else:
-        victims = descendants(victim, of=process.pid)
+        victims = descendants(*VICTIMS[victim], of=process.pid)
         assert victims, "there is such a process"
         for each in victims:
             each.kill()

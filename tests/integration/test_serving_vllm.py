@@ -26,7 +26,8 @@ from bds.evaluation.client import Client
 from bds.evaluation.engines.canary import check_canary
 from bds.evaluation.engines.plan import EnginePlan, EngineSettings, ServedModel, engine_plans
 from bds.spec.evaluate import EvaluationResourcesSpec
-from tests.integration.processes import descendants, the_descendant
+from benchmarks.fault_harness.processes import VLLM_PROCESS
+from tests.integration.processes import VICTIMS, descendants, the_descendant
 from tests.served_models import greedy, load, logprobs, write_models
 from tests.tiny_chat import byte_tokenizer, tiny_chat
 
@@ -114,9 +115,11 @@ def test_an_engine_spread_over_two_processes_answers_as_one(
     """Base, adapters and reloaded weights by tensor parallelism, here of two processes without a GPU."""
     settings = EngineSettings(max_model_len=256, max_loras=3, max_concurrent=16, tensor_parallel=2)
     (spread,) = engine_plans(list(models.values()), settings)
+    before = len(descendants(*VLLM_PROCESS))
     url = serving.start(spread)
     try:
-        assert len(descendants("VLLM::Worker")) == 2
+        # An engine and its two workers are new.
+        assert len(descendants(*VLLM_PROCESS)) == before + 3
         expect_all_greedy(url, references, tokenizer)
     finally:
         serving.stop(spread)
@@ -211,12 +214,12 @@ def test_every_process_listens_on_the_loopback_only(url: str) -> None:
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
 
 
-@pytest.mark.parametrize("victim", ["VLLM::EngineCore", pytest.param("ServeReplica", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("victim", ["engine", pytest.param("replica", marks=pytest.mark.slow)])
 def test_requests_succeed_again_after_a_kill(
     victim: str, url: str, references: dict[str, Any], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    engine = the_descendant("VLLM::EngineCore")
-    os.kill(the_descendant(victim).pid, signal.SIGKILL)
+    engine = the_descendant(*VLLM_PROCESS)
+    os.kill(the_descendant(*VICTIMS[victim]).pid, signal.SIGKILL)
 
     async def again() -> Any:
         async with Client(url, tries=100, timeout=60.0) as client:
@@ -227,7 +230,7 @@ def test_requests_succeed_again_after_a_kill(
     expect_all_greedy(url, references, tokenizer)
     # The engine of a killed replica does not live on beside the new one.
     engine.wait(timeout=10)
-    assert the_descendant("VLLM::EngineCore").pid != engine.pid
+    assert the_descendant(*VLLM_PROCESS).pid != engine.pid
 
 
 @pytest.mark.slow
@@ -235,10 +238,10 @@ def test_an_engine_killed_while_it_starts_is_started_again(
     serving: Serving, plan: EnginePlan, url: str, references: dict[str, Any], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     other = replace(plan, id="other")
-    living = the_descendant("VLLM::EngineCore")
+    living = the_descendant(*VLLM_PROCESS)
     with ThreadPoolExecutor(1) as threads:
         starting = threads.submit(serving.start, other)
-        while not (new := [each for each in descendants("VLLM::EngineCore") if each.pid != living.pid]):
+        while not (new := [each for each in descendants(*VLLM_PROCESS) if each.pid != living.pid]):
             assert not starting.done()
             time.sleep(0.05)
         new[0].kill()
@@ -291,8 +294,8 @@ def test_an_engine_that_starts_and_cannot_compute_is_found_at_its_start(serving:
 def test_stopping_ends_the_engines_processes(serving: Serving, plan: EnginePlan, url: str) -> None:
     serving.stop(plan)
     deadline = time.monotonic() + 30
-    while descendants("VLLM::EngineCore") and time.monotonic() < deadline:
+    while descendants(*VLLM_PROCESS) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert descendants("VLLM::EngineCore") == []
+    assert descendants(*VLLM_PROCESS) == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/models", trust_env=False)
