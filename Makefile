@@ -20,9 +20,10 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/bds demo --run-dir runs/demo
 
-# What starts clusters waits more than it computes: the unit tests run beside it, and are told of after it.
+# What starts clusters waits more than it computes: the unit tests run beside it, and are told of after it. They are as
+# nice as Ray makes its workers, which would get next to nothing beside them otherwise.
 test: lint
-	@$(BIN)/pytest tests/unit > .unit-tests.log 2>&1 & unit=$$!; \
+	@nice -n 15 $(BIN)/pytest tests/unit > .unit-tests.log 2>&1 & unit=$$!; \
 	$(BIN)/pytest tests/integration tests/end_to_end; clusters=$$?; \
 	wait $$unit; units=$$?; cat .unit-tests.log; exit $$((clusters + units))
 

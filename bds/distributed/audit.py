@@ -22,12 +22,12 @@ from bds.data.reader import Dataset, open_dataset, read_rows
 from bds.data.tokens import check_template
 from bds.distributed.finished_rows import FinishedComponents, PlannedRows
 from bds.distributed.outcome import exit_error
-from bds.distributed.results import COMPONENTS, TOKEN_SHARES, delete_results, write_results
+from bds.distributed.results import COMPONENTS_FILE, TOKEN_SHARES, delete_results, write_results
 from bds.distributed.workers import Workers, open_workers
 from bds.errors import BdsError, PreflightError, SpecError
 from bds.report.archive import load_inputs, write_archived_report
 from bds.runs.attempts import open_attempt
-from bds.runs.directory import RunDirectory, canonical_json
+from bds.runs.directory import RunDirectory, readable_json
 from bds.runs.events import EventLog
 from bds.runs.execute import ShardFailure
 from bds.runs.kind import SPEC, expect_kind
@@ -76,7 +76,7 @@ class AuditResult:
     @property
     def components(self) -> pl.DataFrame:
         """What the scores are formulas of, one row a dataset row; see bds/scoring/columns.py."""
-        return RunDirectory(self.run_dir).read_table(COMPONENTS)
+        return RunDirectory(self.run_dir).read_table(COMPONENTS_FILE)
 
 
 def run_audit(
@@ -273,7 +273,7 @@ def _reference_path(prepared: _Prepared) -> str:
     """Named by what decides every number in it: the components' fields, what is collected, and the bytes of the anchor
     files. The detectors asked for now have no part in it."""
     files = {name: digest for name, digest in prepared.inputs.items() if name.startswith("anchors.sets.")}
-    content = canonical_json([prepared.plan.spec_sha256, asdict(prepared.collected), files])
+    content = readable_json([prepared.plan.spec_sha256, asdict(prepared.collected), files])
     return f"anchors/{hashlib.sha256(content).hexdigest()[:16]}/reference.safetensors"
 
 

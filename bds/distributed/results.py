@@ -26,7 +26,7 @@ from bds.scoring.selection import Selection, default_selections, is_yes_no, sele
 from bds.scoring.stages import explain_rows
 from bds.spec.models import AuditSpec, SelectionSpec
 
-COMPONENTS = "components.parquet"
+COMPONENTS_FILE = "components.parquet"
 TOKEN_SHARES = "stages/explain/token_shares.json"
 """Kept beside the parts: other detectors show other rows, and explaining those may not take the model again."""
 ANCHORS_SHOWN = 3
@@ -114,7 +114,7 @@ def _write_tables(
     lexical = _bm25(rows, anchors) if passes.needs_text else None
     done = 0
     scored = []
-    with table_stream(run, COMPONENTS) as write:
+    with table_stream(run, COMPONENTS_FILE) as write:
         for block in components.blocks():
             if lexical is not None:
                 block = block.hstack(lexical.slice(done, block.height))
@@ -184,7 +184,7 @@ def _write_selections(
 def delete_results(run: RunDirectory) -> None:
     """Deletes what `write_results` and the report after it wrote, so that nothing of another spec stays. The facts that
     make a run a finished one go first."""
-    for name in [FACTS, *REPORT_FILES, *run.list("report"), *run.list("selections"), SCORES, COMPONENTS]:
+    for name in [FACTS, *REPORT_FILES, *run.list("report"), *run.list("selections"), SCORES, COMPONENTS_FILE]:
         run.delete(name)
 
 

@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from bds.report.study_verdict import study_verdict
-from bds.runs.directory import RunDirectory, canonical_json
+from bds.runs.directory import RunDirectory, readable_json
 
 RESULTS = "study.json"
 PAGE = "report.html"
@@ -23,7 +23,7 @@ def write_study_report(run: RunDirectory, results: MutableMapping[str, Any]) -> 
         Where report.html is.
     """
     # Names are in another order once they are read from the file, and the same sentences are wanted then.
-    results["verdict"] = study_verdict(json.loads(canonical_json(dict(results))))
+    results["verdict"] = study_verdict(json.loads(readable_json(dict(results))))
     run.write_json(RESULTS, dict(results))
     return _write_pages(run)
 

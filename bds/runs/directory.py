@@ -135,7 +135,7 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Any) -> None:
         """Canonical: sorted keys, two spaces, ASCII, a newline at the end."""
-        self.write_bytes(name, canonical_json(value))
+        self.write_bytes(name, readable_json(value))
 
     def read_table(self, name: str) -> "pl.DataFrame":
         """Raises FileNotFoundError where there is no such file, PreflightError where it is not parquet."""
@@ -257,8 +257,8 @@ class RunDirectory:
         return f"cannot {action} {self.url_of(name)} ({first_line(error)}): check it and run the same command again"
 
 
-def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value that bds writes and hashes."""
+def readable_json(value: Any) -> bytes:
+    """JSON as it stands in a run directory, a line for each value, in one spelling: equal values, equal bytes."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=True) + "\n").encode()
 
 

@@ -147,7 +147,8 @@ def _storable(text: str) -> str:
 def _conversation_json(conversation: Conversation | None) -> str | None:
     if conversation is None:
         return None
-    return json.dumps(asdict(conversation))
+    # Its fields in their order, of messages too, without the copies that asdict makes of everything.
+    return json.dumps(conversation, default=vars)
 
 
 def _conversation(fields: dict[str, Any]) -> Conversation:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bds.data.files import fingerprint
 from bds.errors import SpecError
-from bds.runs.directory import RunDirectory, canonical_json
+from bds.runs.directory import RunDirectory, readable_json
 from bds.spec.finetune import FinetuneSpec, OnlySpec, RecipeSpec, TrainedModelSpec
 from bds.spec.mitigations import Mitigation
 from bds.spec.paths import is_uri
@@ -117,7 +117,7 @@ def finetune_key(
         ],
         "tokens": [spec.tokens.model_dump(mode="json"), inputs.get(spec.tokens.template, "")],
     }
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+    return hashlib.sha256(readable_json(content)).hexdigest()
 
 
 def input_fingerprints(spec: FinetuneSpec) -> dict[str, str]:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from bds.errors import PreflightError
-from bds.runs.directory import RunDirectory, canonical_json, parquet_bytes
+from bds.runs.directory import RunDirectory, parquet_bytes, readable_json
 
 TABLE = pl.DataFrame({"row_index": list(range(200_000)), "text": [f"row {i % 97}" for i in range(200_000)]})
 
@@ -65,7 +65,7 @@ def test_it_pickles_as_its_uri_and_a_relative_path_is_fixed_at_once(
 
 
 def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
-    assert canonical_json({"b": 1, "a": 2}) == canonical_json({"a": 2, "b": 1}) == b'{\n  "a": 2,\n  "b": 1\n}\n'
+    assert readable_json({"b": 1, "a": 2}) == readable_json({"a": 2, "b": 1}) == b'{\n  "a": 2,\n  "b": 1\n}\n'
 
 
 def test_parquet_bytes_do_not_depend_on_chunks_or_threads(tmp_path: Path) -> None:
