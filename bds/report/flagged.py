@@ -64,8 +64,8 @@ def flagged_rows(
 
 def ranked(scores: pl.DataFrame, label: str) -> pl.Series:
     """row_index of the rows the detector ranks, most dangerous first."""
-    rank = pl.col(columns.rank(label))
-    return scores.filter(rank.is_not_null()).sort(rank)["row_index"]
+    rank = columns.rank(label)
+    return scores.select("row_index", rank).drop_nulls(rank).sort(rank)["row_index"]
 
 
 def rows_to_explain(

@@ -88,9 +88,9 @@ def build_metrics(inputs: ReportInputs) -> dict[str, Any]:
     return metrics
 
 
-def take(scored: pl.DataFrame, rows: list[int]) -> pl.DataFrame:
+def take(scored: pl.DataFrame, rows: list[int] | pl.Series) -> pl.DataFrame:
     """The given rows, in the given order; rows that were not scored are left out."""
-    order = pl.DataFrame({"row_index": rows}, schema={"row_index": pl.Int64})
+    order = pl.DataFrame({"row_index": pl.Series(rows, dtype=pl.Int64)})
     return order.join(
         scored.with_columns(pl.col("row_index").cast(pl.Int64)), on="row_index", how="inner", maintain_order="left"
     )
@@ -99,7 +99,7 @@ def take(scored: pl.DataFrame, rows: list[int]) -> pl.DataFrame:
 def control_frames(inputs: ReportInputs, scored: pl.DataFrame, label: str) -> dict[str, pl.DataFrame]:
     """Rows of every control that belongs to the detector or to none."""
     return {
-        name: take(scored, frame["row_index"].to_list())
+        name: take(scored, frame["row_index"])
         for name, frame in inputs.selections.items()
         if inputs.selection_info[name].get("kind") in CONTROL_KINDS
         and inputs.selection_info[name].get("detector") in (None, label)
@@ -159,7 +159,8 @@ def _length_spearman(scored: pl.DataFrame, label: str) -> float | None:
 
 def cut_off(scored: pl.DataFrame, label: str, flagged: int) -> dict[str, Any] | None:
     """The score of the last of the first `flagged` ranks, and how many rows on either side hold exactly that score."""
-    order = scored.filter(pl.col(columns.rank(label)).is_not_null()).sort(columns.rank(label))[columns.score(label)]
+    score_name, rank_name = columns.score(label), columns.rank(label)
+    order = scored.select(score_name, rank_name).drop_nulls(rank_name).sort(rank_name)[score_name]
     if not 0 < flagged <= len(order):
         return None
     score = order[flagged - 1]
@@ -207,7 +208,11 @@ def selection_summary(
     inputs: ReportInputs, scored: pl.DataFrame, name: str, primary: str | None, flagged: dict[str, list[int]]
 ) -> dict[str, Any]:
     info = inputs.selection_info[name]
-    rows = take(scored, inputs.selections[name]["row_index"].to_list())
+    read = {"row_index", "answer_words", *composition.FORMATS, *([columns.rank(primary)] if primary else [])}
+    # A selection may be most of the dataset: of what is not read here there is no second copy.
+    rows = take(
+        scored.select(column for column in scored.columns if column in read), inputs.selections[name]["row_index"]
+    )
     words = composition.quartiles(rows, "answer_words")
     return {
         "kind": info.get("kind"),
@@ -220,9 +225,7 @@ def selection_summary(
         "median_answer_words": words["median"] if words else None,
         "format": {feature: composition.share(rows, feature) for feature in composition.FORMATS},
         "mean_primary_rank": _float(measured(rows[columns.rank(primary)]).mean()) if primary else None,
-        "shared_with_flagged": (
-            len(set(rows["row_index"].to_list()) & set(flagged[primary])) if primary is not None else None
-        ),
+        "shared_with_flagged": int(rows["row_index"].is_in(flagged[primary]).sum()) if primary is not None else None,
     }
 
 

@@ -443,12 +443,13 @@ def _score(spec: DetectorSpec, context: DetectorContext) -> pl.Expr:
 
 def _ranks(table: pl.DataFrame, score: str) -> pl.Series:
     """Rank of every row of `table` in its own order, 1 for the largest score, ties by row_id, null for null."""
-    ranked = (
+    ordered = (
         table.select("row_id", score)
         .with_row_index("position")
-        .filter(pl.col(score).is_not_null())
-        .sort(score, "row_id", descending=[True, False])
-        .with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("rank"))
+        .drop_nulls(score)
+        .sort(score, "row_id", descending=[True, False])["position"]
     )
-    positions = pl.DataFrame({"position": pl.int_range(table.height, dtype=pl.UInt32, eager=True)})
-    return positions.join(ranked, on="position", how="left", maintain_order="left")["rank"]
+    # A join by position would say the same, in several times the memory.
+    ranks = np.zeros(table.height, dtype=np.int64)
+    ranks[ordered.to_numpy()] = np.arange(1, len(ordered) + 1)
+    return pl.Series(ranks).replace(0, None)

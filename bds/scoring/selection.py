@@ -5,10 +5,9 @@ Every selection is a function of the score table and its spec: neither the order
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import polars as pl
 
@@ -31,7 +30,8 @@ DEFAULT_SHARE = 0.1
 
 YES_NO_ANSWERS = frozenset({"no", "yes", ""})
 
-Key = TypeVar("Key")
+_Key = tuple[Any, ...]
+"""Of a row that is matched: its values of some columns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def select(
         picked, ties_at_cut = _extreme(candidates, spec, requested, is_short, notes)
     elif spec.kind == "filtered":
         flagged, ties_at_cut = _extreme(candidates, spec, requested, is_short, notes)
-        picked = population.join(flagged, on="row_index", how="anti").sort("row_index")
+        picked = population.select("row_index", "row_id").join(flagged, on="row_index", how="anti").sort("row_index")
         notes += _filtered_notes(scores, flagged.height, picked.height)
     elif spec.kind in MATCHED_KINDS:
         flagged, _ = _extreme(candidates, spec, requested, is_short, notes)
@@ -228,15 +228,11 @@ def _drawn(
 
 def _matched(flagged: pl.DataFrame, pool: pl.DataFrame, kind: str, notes: list[str]) -> pl.DataFrame:
     if kind == "random_matched_length":
-        partners, differences = _nearest(
-            flagged["answer_tokens"].to_list(), pool["answer_tokens"].to_list(), lambda a, b: abs(a - b)
-        )
+        partners, differences = _nearest(flagged, pool, ["answer_tokens"], lambda a, b: abs(a[0] - b[0]))
         what, unit = "answer length", "tokens"
     else:
         partners, differences = _nearest(
-            flagged.select(FORMAT_FEATURES).rows(),
-            pool.select(FORMAT_FEATURES).rows(),
-            lambda a, b: sum(x != y for x, y in zip(a, b, strict=True)),
+            flagged, pool, FORMAT_FEATURES, lambda a, b: sum(x != y for x, y in zip(a, b, strict=True))
         )
         what, unit = "format", f"of {len(FORMAT_FEATURES)} features"
     exact = sum(difference == 0 for difference in differences)
@@ -248,18 +244,20 @@ def _matched(flagged: pl.DataFrame, pool: pl.DataFrame, kind: str, notes: list[s
 
 
 def _nearest(
-    targets: Sequence[Key], pool: Sequence[Key], distance: Callable[[Key, Key], int]
+    flagged: pl.DataFrame, pool: pl.DataFrame, by: Sequence[str], distance: Callable[[_Key, _Key], int]
 ) -> tuple[list[int], list[int]]:
-    """A position in `pool` for every target, each used once, and its distance; fewer where the pool runs out.
+    """A position in `pool` for every flagged row, each used once, and its distance; fewer where the pool runs out.
 
-    Exact matches are made first, so that no target takes another one's equal; then each target left takes the nearest
-    key. Among equal keys, and among keys equally near, the earlier position in the pool wins.
+    Exact matches are made first, so that no row takes another one's equal; then each row left takes the nearest key, a
+    key being a row's values of the columns `by`. Among equal keys, and among keys equally near, the earlier position in
+    the pool wins.
     """
-    unused: dict[Key, list[int]] = {}
-    for position in reversed(range(len(pool))):
-        unused.setdefault(pool[position], []).append(position)
+    targets = flagged.select(by).rows()
+    # No more of a key than there are targets can be used: of millions of rows the others need not be held.
+    places = pool.select(by).with_row_index("position").group_by(by).agg(pl.col("position").head(len(targets)))
+    unused: dict[_Key, list[int]] = {tuple(key): positions[::-1] for *key, positions in places.iter_rows()}
 
-    def take(key: Key) -> int:
+    def take(key: _Key) -> int:
         position = unused[key].pop()
         if not unused[key]:
             del unused[key]
@@ -281,8 +279,8 @@ def _filtered_notes(scores: pl.DataFrame, flagged: int, kept: int) -> list[str]:
     notes = [f"{_rows(flagged)} flagged and left out, {kept} kept"]
     without_score = scores.height - flagged - kept
     if without_score:
-        statuses = Counter(scores["status"].to_list())
-        counts = {status: count for status, count in sorted(statuses.items()) if status not in SCORED_STATUSES}
+        statuses = scores["status"].value_counts().sort("status").iter_rows()
+        counts = {status: count for status, count in statuses if status not in SCORED_STATUSES}
         not_finite = without_score - sum(counts.values())
         if not_finite:
             counts["without a finite score"] = not_finite

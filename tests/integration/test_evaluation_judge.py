@@ -20,6 +20,8 @@ from tests.integration.test_evaluation_vllm import evaluate
 
 pytest.importorskip("vllm")
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 PROMPTS = 165
 MINE = ["prompt_hmac", "generation_key"]
 
@@ -81,8 +83,6 @@ def test_two_judges_of_the_same_answers_agree_on_refusals(whole: Path) -> None:
     assert (by_judge["refusal_prefixes"] == by_judge["tiny"]).mean() >= 0.95
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("victim", ["engine", "replica", "driver"])
 def test_a_kill_while_the_judge_judges_changes_nothing(
     organism: OrganismPaths, judge_folder: Path, whole: Path, tmp_path: Path, victim: str

@@ -105,7 +105,7 @@ def test_a_trainer_that_has_ended_leaves_no_handler_that_holds_its_processes(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("sharding", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
 def test_two_workers_give_the_curve_of_one_and_see_every_sample_once_an_epoch(
     ray_session: None, world: Path, tmp_path: Path, one_process: Path, sharding: str
 ) -> None:
