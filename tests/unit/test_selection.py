@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bds.errors import SpecError
 from bds.scoring.checks import check_selections
+from bds.scoring.detectors import uniform_draws
 from bds.scoring.selection import (
     FORMAT_FEATURES,
     Selection,
@@ -232,8 +233,11 @@ KINDS = st.sampled_from(
 )
 
 
+COUNTS = st.integers(1, 12)
+
+
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(scores=score_tables(), kind=KINDS, count=st.integers(1, 12), drop_refusals=st.booleans(), data=st.data())
+@given(scores=score_tables(), kind=KINDS, count=COUNTS, drop_refusals=st.booleans(), data=st.data())
 def test_any_row_order_gives_the_same_selection(scores, kind, count, drop_refusals, data):
     wanted = spec(kind, count=count, seed=data.draw(st.integers(0, 3)))
     order = data.draw(st.permutations(range(scores.height)))
@@ -244,7 +248,7 @@ def test_any_row_order_gives_the_same_selection(scores, kind, count, drop_refusa
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(scores=score_tables(), count=st.integers(1, 12), drop_refusals=st.booleans())
+@given(scores=score_tables(), count=COUNTS, drop_refusals=st.booleans())
 def test_what_the_kinds_promise(scores, count, drop_refusals):
     def picked(kind: str) -> list[int]:
         chosen = indices(select(scores, spec(kind, count=count), drop_refusals=drop_refusals))
@@ -292,6 +296,32 @@ def test_what_the_kinds_promise(scores, count, drop_refusals):
         if len(matched) == len(top):
             exact = sum(key(kind, a) == key(kind, b) for a, b in zip(top, matched, strict=True))
             assert exact == (wanted & offered).total(), "as many exact matches as there can be"
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(scores=score_tables(), kind=st.sampled_from(["random_matched_length", "random_matched_format"]), count=COUNTS)
+def test_matched_rows_are_those_of_looking_at_every_row_of_the_pool(scores, kind, count):
+    fields = ["answer_tokens"] if kind == "random_matched_length" else list(FORMAT_FEATURES)
+    top = select(scores, spec("top", count=count)).rows["row_index"]
+    scored = scores.filter(pl.col("status").is_in(["ok", "truncated_answer"]), pl.col("score.loss").is_not_null())
+    pool = scored.filter(~pl.col("row_index").is_in(top.to_list()))
+    drawn = pool.with_columns(draw=uniform_draws(pool["row_id"], f"selection {kind}, seed 0")).sort("draw", "row_id")
+    rows = {row["row_index"]: tuple(row[field] for field in fields) for row in scored.rows(named=True)}
+    unused = drawn["row_index"].to_list()
+
+    def gap(left: int, right: int) -> int:
+        pairs = zip(rows[left], rows[right], strict=True)
+        return sum(abs(a - b) if kind == "random_matched_length" else a != b for a, b in pairs)
+
+    partner = {}
+    for nearest_too in (False, True):
+        for index in top:
+            found = min(unused, key=lambda other, index=index: gap(index, other), default=None)
+            if index not in partner and found is not None and (nearest_too or gap(index, found) == 0):
+                partner[index] = found
+                unused.remove(found)
+    expected = [partner[index] for index in top if index in partner]
+    assert indices(select(scores, spec(kind, count=count))) == expected
 
 
 def test_default_selections_shrink_with_the_dataset():
