@@ -12,10 +12,14 @@ from moto.server import ThreadedMotoServer
 from pyarrow.fs import S3FileSystem
 
 from bds.distributed.audit import run_audit
+from bds.distributed.evaluate import run_evaluation
 from bds.distributed.finetune import run_finetunes
 from bds.runs.directory import RunDirectory
 from bds.runs.plan import read_plan
 from bds.runs.receipts import valid_receipts
+from bds.spec.load import load_evaluate_spec
+from tests.evaluation_world import PROMPTS, aligned_or_tuned, write_spec
+from tests.fake_endpoint import fake_endpoint
 from tests.finetune_world import finetune_spec, write_world
 from tests.long_audit import TABLES, spec_in, write_long_audit
 
@@ -78,3 +82,21 @@ def test_fine_tunes_in_a_bucket_have_the_weights_of_a_folder(tmp_path: Path) -> 
     weights = [name for name in here.list() if name.endswith(".safetensors")]
     assert weights
     assert [name for name in weights if there.sha256(name) != here.sha256(name)] == []
+
+
+def test_an_evaluation_in_a_bucket_has_the_rows_of_a_folder_and_asks_nothing_twice(tmp_path: Path) -> None:
+    with fake_endpoint(aligned_or_tuned) as server:
+        file = str(write_spec(tmp_path, server.url))
+        there = load_evaluate_spec(file, [f"run.dir={BUCKET}/evaluation"])
+        first = run_evaluation(there)
+        asked = len([body for body in server.bodies if body["max_tokens"] == 512])
+        again = run_evaluation(there)
+        assert len([body for body in server.bodies if body["max_tokens"] == 512]) == asked == 4 * PROMPTS
+        here = run_evaluation(load_evaluate_spec(file))
+    assert again.rows.equals(first.rows)
+    own = ["prompt_hmac", "generation_key"]  # a run's secret is in them
+    assert first.rows.drop(own).equals(here.rows.drop(own))
+    assert first.metrics["rates"] == here.metrics["rates"]
+    names = RunDirectory(f"{BUCKET}/evaluation").list()
+    assert "report.html" in names
+    assert any(name.startswith("private/generations/") for name in names)
