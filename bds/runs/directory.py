@@ -134,7 +134,7 @@ class RunDirectory:
             ) from error
 
     def write_json(self, name: str, value: Any) -> None:
-        """Canonical: sorted keys, two spaces, ASCII, a newline at the end."""
+        """See `readable_json`: sorted keys, two spaces, ASCII, a newline at the end."""
         self.write_bytes(name, readable_json(value))
 
     def read_table(self, name: str) -> "pl.DataFrame":

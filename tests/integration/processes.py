@@ -26,7 +26,7 @@ def descendants(*words: str, of: int | None = None) -> list[psutil.Process]:
 def the_descendant(*words: str) -> psutil.Process:
     """The one process below this one whose command has any of the words.
 
-    The list of processes is read one by one while they change, so that one look may miss what is there.
+    Half a minute is given to one that is still starting and to one that is still ending.
     """
     deadline = time.monotonic() + 30
     while len(found := descendants(*words)) != 1 and time.monotonic() < deadline:

@@ -64,7 +64,7 @@ def test_it_pickles_as_its_uri_and_a_relative_path_is_fixed_at_once(
     assert run.url_of("x") == str(tmp_path / "runs/one/x")
 
 
-def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
+def test_readable_json_does_not_depend_on_the_order_of_keys() -> None:
     assert readable_json({"b": 1, "a": 2}) == readable_json({"a": 2, "b": 1}) == b'{\n  "a": 2,\n  "b": 1\n}\n'
 
 
